@@ -1,0 +1,435 @@
+"""DeepClusterer: scikit-learn's contract, once, for every method."""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+from skorch.callbacks import LRScheduler
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from ._images import Scaling, as_images, is_vector, seeded
+from ._net import ClusterNet, EpochBatches
+from .augment import make_augmentation
+from .backbones import resolve_backbone
+from .callbacks import (
+    CallbackSupportMixin,
+    CollapseWarning,
+    TrainingBar,
+    sklearn_callbacks,
+    with_callbacks,
+)
+
+
+def resolve_device(device) -> torch.device:
+    """Turn ``"auto"`` or the name of a device into one that is there.
+
+    Raises
+    ------
+    ValueError
+        If torch does not know the device or cannot use it.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(1, device=resolved)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device={device!r} cannot be used: {reason}. Pass 'cpu', 'auto' or a "
+            f"device that is there (CUDA devices found: {torch.cuda.device_count()})."
+        ) from None
+    return resolved
+
+
+def resolve_precision(precision: str, device: torch.device, image_shape) -> bool:
+    """Tell whether networks train under bfloat16 autocast.
+
+    ``"auto"`` takes it on CUDA, and for images on processors with bfloat16
+    instructions, where it was measured about twice as fast. It depends on the
+    hardware alone, never on a timing: two fits with one seed make the same choice.
+    """
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type != "cpu" or is_vector(image_shape):
+        return False
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known before training starts.
+
+    Attributes
+    ----------
+    image_shape : tuple (C, H, W)
+    n_samples : int
+    backbone : str or Module
+        Never ``"auto"``.
+    scaling : Scaling
+    augmentation : callable or Module
+    max_epochs, steps_per_epoch : int
+    """
+
+    image_shape: tuple[int, int, int]
+    n_samples: int
+    backbone: str | nn.Module
+    scaling: Scaling
+    augmentation: Callable[[Tensor], Tensor]
+    max_epochs: int
+    steps_per_epoch: int
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.max_epochs * self.steps_per_epoch
+
+
+def _unchanged_on_error(fit):
+    """Leave the estimator as it was if ``fit`` raises."""
+
+    @functools.wraps(fit)
+    def wrapper(self, X, y=None):
+        before = dict(vars(self))
+        try:
+            return fit(self, X, y)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return wrapper
+
+
+class DeepClusterer(
+    ClassNamePrefixFeaturesOutMixin,
+    CallbackSupportMixin,
+    TransformerMixin,
+    ClusterMixin,
+    BaseEstimator,
+):
+    """Base class of the methods: everything but networks and objective.
+
+    A method implements ``_module`` and ``score``, and where the defaults do not fit
+    ``_auto_epochs``, ``_schedule`` and ``_optimizer_params``.
+    """
+
+    _parameter_constraints: dict = {
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "image_shape": [None, tuple, list],
+        "backbone": [str, nn.Module],
+        "augment": [str, callable],
+        "max_epochs": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
+        "batch_size": [Interval(Integral, 2, None, closed="left")],
+        "lr": [Interval(Real, 0, None, closed="neither")],
+        "device": [str, torch.device],
+        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+        "net_params": [None, dict],
+        "callbacks": [None, list],
+        "verbose": ["verbose"],
+        "random_state": ["random_state"],
+    }
+
+    # -- what a method says ------------------------------------------------------------
+
+    def _module(self, plan):
+        """Return a subclass of ClusterModule and a dict of its parameters."""
+        raise NotImplementedError
+
+    def _auto_epochs(self, n_samples, steps_per_epoch):
+        """Epochs that ``max_epochs="auto"`` stands for."""
+        raise NotImplementedError
+
+    def _schedule(self, plan):
+        """Return the factor of the learning rate as a function of the step, or None."""
+        return None
+
+    def _optimizer_params(self):
+        """Return skorch's ``optimizer`` and ``optimizer__...`` parameters."""
+        return {"optimizer": torch.optim.AdamW}
+
+    # -- nested parameters of the net: shown as net__..., held in net_params ------------
+
+    def get_params(self, deep=True):
+        """Get parameters; with ``deep``, those of the net as ``net__...``.
+
+        Parameters
+        ----------
+        deep : bool
+
+        Returns
+        -------
+        params : dict
+        """
+        params = super().get_params(deep)
+        if deep and isinstance(self.net_params, dict):
+            params.update({f"net__{key}": v for key, v in self.net_params.items()})
+        return params
+
+    def set_params(self, **params):
+        """Set parameters; ``net__...`` ones go to ``net_params``.
+
+        Parameters
+        ----------
+        **params : dict
+
+        Returns
+        -------
+        self : DeepClusterer
+        """
+        nested = {
+            key.removeprefix("net__"): params.pop(key)
+            for key in list(params)
+            if key.startswith("net__")
+        }
+        super().set_params(**params)
+        if nested:
+            self.net_params = {**(self.net_params or {}), **nested}
+        return self
+
+    # -- fitting -----------------------------------------------------------------------
+
+    @_unchanged_on_error
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Train the networks and cluster X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, C, H, W), (n, H, W, C), (n, H, W) or (n, d), or \
+                list of n file paths
+            Images as uint8 or float, or vectors; (n, d) with ``image_shape`` holds
+            flattened images.
+        y : ignored
+            Accepted for scikit-learn's sake, whatever its type.
+
+        Returns
+        -------
+        self : DeepClusterer
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X or a parameter cannot be used; the estimator is unchanged then.
+        FloatingPointError
+            If a loss becomes NaN or infinite.
+        """
+        images = as_images(self, X, reset=True)
+        n_samples = len(images)
+        if n_samples < self.n_clusters:
+            raise ValueError(
+                f"n_samples={n_samples} should be >= n_clusters={self.n_clusters}. "
+                "Pass more samples or lower n_clusters."
+            )
+        device = resolve_device(self.device)
+        batch_size = min(self.batch_size, n_samples)
+        steps = EpochBatches.count(n_samples, batch_size)
+        epochs = self.max_epochs
+        if epochs == "auto":
+            epochs = self._auto_epochs(n_samples, steps)
+        plan = Plan(
+            image_shape=self.image_shape_,
+            n_samples=n_samples,
+            backbone=resolve_backbone(self.backbone, self.image_shape_, device),
+            scaling=Scaling(images),
+            augmentation=make_augmentation(self.augment, self.image_shape_),
+            max_epochs=epochs,
+            steps_per_epoch=steps,
+        )
+        with (
+            seeded(self._seed(), device),
+            sklearn_callbacks(self, epochs, X, y, self._state) as bridge,
+        ):
+            net = self._make_net(plan, device, batch_size, bridge)
+            images = images.to(device)
+            net.partial_fit(images)
+            net.module_.finish(lambda: net.embed(images))
+            self._finish(net, images)
+        return self
+
+    def _seed(self):
+        # None draws fresh entropy: numpy's global generator is not ours to advance
+        if self.random_state is None:
+            return int(np.random.SeedSequence().generate_state(1)[0])
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _make_net(self, plan, device, batch_size, bridge):
+        module, module_params = self._module(plan)
+        callbacks = [("collapse", CollapseWarning())]
+        schedule = self._schedule(plan)
+        if schedule is not None:
+            scheduler = LRScheduler(
+                LambdaLR, lr_lambda=schedule, step_every="batch", event_name=None
+            )
+            callbacks.append(("lr_scheduler", scheduler))
+        if self.verbose:
+            callbacks.append(("bar", TrainingBar(type(self).__name__)))
+        params = {
+            "lr": self.lr,
+            "max_epochs": plan.max_epochs,
+            "batch_size": batch_size,
+            "callbacks": [*callbacks, *(self.callbacks or []), *bridge],
+            "device": str(device),
+            "verbose": 0,
+            "bfloat16": resolve_precision(self.precision, device, plan.image_shape),
+            **self._optimizer_params(),
+            "module__scaling": plan.scaling,
+            "module__augmentation": plan.augmentation,
+            **{f"module__{key}": value for key, value in module_params.items()},
+            **(self.net_params or {}),
+        }
+        return ClusterNet(module, **params).initialize()
+
+    def _state(self, net):
+        """Return what prediction needs of a net, trained or still in training."""
+        return {
+            "net_": net,
+            "device_": str(net.device),
+            "_n_features_out": net.module_.centers.shape[1],
+            "_kept": np.arange(self.n_clusters),
+        }
+
+    def _finish(self, net, images):
+        """Set the fitted attributes; empty clusters are left out of the labels."""
+        self.history_ = [
+            {
+                key: row[key]
+                for key in row
+                if key not in ("batches", "train_batch_count")
+            }
+            for row in net.history
+        ]
+        self.n_iter_ = len(self.history_)
+        vars(self).update(self._state(net))
+        labels = self._logits(images).argmax(1)
+        self._kept, labels = np.unique(labels, return_inverse=True)
+        self.labels_ = labels.astype(np.int64)
+        self.cluster_sizes_ = np.bincount(self.labels_)
+        self.cluster_centers_ = net.module_.centers.cpu().numpy()[self._kept]
+        net.trim_for_prediction()  # nothing in it points back at the estimator
+        if len(self._kept) < self.n_clusters:
+            warnings.warn(
+                f"{self.n_clusters - len(self._kept)} of {self.n_clusters} clusters "
+                f"are empty: labels run from 0 to {len(self._kept) - 1}. Lower "
+                "n_clusters, train longer (max_epochs), or pass more samples.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    # -- using the fitted networks -----------------------------------------------------
+
+    def _embed(self, images):
+        parts = self.net_.batches(images, self.net_.module_.encode)
+        return np.concatenate([part.cpu().numpy() for part in parts])
+
+    def _logits(self, images):
+        module = self.net_.module_
+        parts = self.net_.batches(images, lambda x: module.assign(module.encode(x)))
+        logits = np.concatenate([part.cpu().numpy() for part in parts])
+        return logits[:, self._kept]
+
+    def transform(self, X):
+        """Embed images.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            Images of the shape that the estimator was fitted on, in any layout.
+
+        Returns
+        -------
+        embedding : ndarray of shape (n, d), float32
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If X does not hold images of the fitted shape.
+        """
+        check_is_fitted(self)
+        return self._embed(as_images(self, X, reset=False))
+
+    def predict(self, X):
+        """Assign images to clusters.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            As for :meth:`transform`.
+
+        Returns
+        -------
+        labels : ndarray of shape (n,), int64
+            Equal to ``labels_`` for the training data.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If X does not hold images of the fitted shape.
+        """
+        check_is_fitted(self)
+        return self._logits(as_images(self, X, reset=False)).argmax(1)
+
+    def predict_proba(self, X):
+        """Give the probability of each cluster.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            As for :meth:`transform`.
+
+        Returns
+        -------
+        proba : ndarray of shape (n, n_clusters), float32
+            Rows sum to 1; the columns are the clusters of ``labels_``.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If X does not hold images of the fitted shape.
+        """
+        check_is_fitted(self)
+        logits = self._logits(as_images(self, X, reset=False))
+        return torch.from_numpy(logits).softmax(1).numpy()
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def epochs_for(steps, steps_per_epoch):
+    """Whole epochs that make at least ``steps`` optimiser steps."""
+    return max(1, math.ceil(steps / steps_per_epoch))

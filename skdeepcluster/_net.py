@@ -1,0 +1,290 @@
+"""The engine: skorch trains any module that follows the protocol of ClusterModule."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from skorch import NeuralNet
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+
+INFERENCE_BATCH = 512
+INFERENCE_PIXELS = 2**19  # of one batch: bounds the activations of large images
+
+
+class Batch(NamedTuple):
+    """What ``losses`` sees of a batch of b images.
+
+    Attributes
+    ----------
+    index : int64 tensor of shape (b,)
+        Rows of the training data.
+    images : float32 tensor of shape (b, C, H, W)
+        The images as they are, standardised.
+    views : list of ``n_views`` float32 tensors of shape (b, C, H, W)
+        Augmented copies, standardised.
+    """
+
+    index: Tensor
+    images: Tensor
+    views: list[Tensor]
+
+
+class ClusterModule(nn.Module):
+    """All that the engine knows of a method: networks and objective.
+
+    Subclasses own their networks, memories and assignments as submodules and buffers,
+    so that ``state_dict`` holds the whole state of the method. A submodule named
+    ``backbone`` is what ``net__compile=True`` compiles.
+
+    Parameters
+    ----------
+    scaling : Scaling
+        Brings raw images to the range that the networks expect.
+    augmentation : callable or Module
+        Maps images (b, C, H, W) in [0, 1] to augmented ones; run once for each view.
+
+    Attributes
+    ----------
+    centers : tensor of shape (n_clusters, d)
+        A buffer or parameter of the subclass: the clusters in embedding space.
+    """
+
+    n_views = 2
+    bfloat16 = False
+
+    def __init__(self, scaling, augmentation):
+        super().__init__()
+        # copies: moving this module to a device must not move the caller's
+        self.scaling = copy.deepcopy(scaling)
+        self.augmentation = copy.deepcopy(augmentation)
+
+    def run(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """``network(x)`` in the engine's precision; float32 out, for the losses."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
+            return network(x).float()
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Standardised images (b, C, H, W) to embeddings (b, d)."""
+        raise NotImplementedError
+
+    def assign(self, z: Tensor) -> Tensor:
+        """Embeddings (b, d) to logits (b, n_clusters); softmax gives probabilities."""
+        raise NotImplementedError
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Weighted parts of the objective by name; their sum is minimised."""
+        raise NotImplementedError
+
+    def refresh(self, embed: Callable[[], Tensor]) -> dict:
+        """Bring assignments up to date: before the first and after every epoch.
+
+        Parameters
+        ----------
+        embed : callable
+            Returns ``encode`` of all training images, shape (n, d), in order.
+
+        Returns
+        -------
+        report : dict
+            What the history shall hold of it, such as ``cluster_sizes``.
+        """
+        return {}
+
+    def finish(self, embed: Callable[[], Tensor]) -> None:
+        """Settle the assignment after the last epoch; ``embed`` is float32 here."""
+
+    def after_step(self) -> None:
+        """Run after each optimiser step: the place of an EMA teacher."""
+
+
+@torch.no_grad()
+def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Move the teacher's parameters: ``t <- momentum * t + (1 - momentum) * s``.
+
+    Buffers stay: a teacher's batch norms keep their own running statistics.
+    """
+    torch._foreach_lerp_(
+        list(teacher.parameters()), list(student.parameters()), 1.0 - momentum
+    )
+
+
+class WarmupCosine:
+    """Factor of the learning rate at step t, counted from 0, for ``LambdaLR``.
+
+    Linear over ``warmup`` steps, then half a cosine that would reach zero ``period``
+    steps later.
+
+    Parameters
+    ----------
+    warmup, period : float
+        In optimiser steps.
+    """
+
+    def __init__(self, warmup: float, period: float):
+        self.warmup, self.period = warmup, period
+
+    def __call__(self, step: int) -> float:
+        step = step + 1
+        if step < self.warmup:
+            return step / self.warmup
+        progress = min(1.0, (step - self.warmup) / max(self.period, 1e-9))
+        return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+class EpochBatches(BatchSampler):
+    """Shuffled batches of one size; never one too small for batch norm.
+
+    The remainder of an epoch is dropped (another one each time), unless there is just
+    one batch: then that one holds all rows.
+    """
+
+    def __init__(self, n: int, batch_size: int):
+        super().__init__(RandomSampler(range(n)), batch_size, drop_last=True)
+        self.n = n
+
+    @staticmethod
+    def count(n: int, batch_size: int) -> int:
+        """Batches of an epoch."""
+        return max(1, n // batch_size)
+
+    def __len__(self):
+        return self.count(self.n, self.batch_size)
+
+    def __iter__(self):
+        order = torch.randperm(self.n)
+        if len(self) == 1:
+            yield order
+        else:
+            yield from order.split(self.batch_size)[: len(self)]
+
+
+class ClusterNet(NeuralNet):
+    """A skorch net that asks its module for named losses.
+
+    Parameters
+    ----------
+    module : subclass of ClusterModule
+        With its parameters as ``module__...``.
+    bfloat16 : bool
+        Whether networks train under bfloat16 autocast.
+    **kwargs
+        As for :class:`skorch.NeuralNet`. ``compile=True`` compiles the backbones only.
+    """
+
+    def __init__(self, module, *args, bfloat16=False, **kwargs):
+        kwargs.setdefault("criterion", nn.Identity)
+        kwargs.setdefault("train_split", None)
+        super().__init__(module, *args, **kwargs)
+        self.bfloat16 = bfloat16
+
+    @property
+    def _default_callbacks(self):
+        return []  # time and losses are recorded here, whole and once an epoch
+
+    def initialize_module(self):
+        super().initialize_module()
+        # only 4-D weights have this format: convolutions are faster in it
+        self.module_.to(memory_format=torch.channels_last)
+        return self
+
+    def torch_compile(self, module, name):
+        if self.compile:
+            kwargs = self.get_params_for("compile")
+            for path, child in module.named_modules():
+                if path.rpartition(".")[2] == "backbone":
+                    child.compile(**kwargs)
+        return module
+
+    def get_iterator(self, dataset, training=False):
+        return DataLoader(
+            dataset,
+            sampler=EpochBatches(len(dataset), self.batch_size),
+            batch_size=None,
+            **self.get_params_for("iterator_train"),
+        )
+
+    def make_batch(self, raw, index):
+        """Bring a raw batch to the device and draw its views."""
+        module = self.module_
+        unit = module.scaling.unit(raw.to(self.device, non_blocking=True))
+        if unit.shape[1] > 1:
+            unit = unit.contiguous(memory_format=torch.channels_last)
+        views = [
+            module.scaling.standardize(module.augmentation(unit))
+            for _ in range(module.n_views)
+        ]
+        index = index.to(self.device, non_blocking=True)
+        return Batch(index, module.scaling.standardize(unit), views)
+
+    def train_step_single(self, batch, **fit_params):
+        module = self.module_
+        module.train()
+        module.bfloat16 = self.bfloat16
+        parts = module.losses(self.make_batch(*batch))
+        loss = sum(parts.values())
+        loss.backward()
+        # one read of the device for all parts, after the gradients were queued
+        values = torch.stack([loss, *parts.values()]).detach().tolist()
+        for name, value in zip(["loss", *parts], values, strict=True):
+            if not math.isfinite(value):
+                self._raise_not_finite(dict(zip(parts, values[1:], strict=True)))
+            key = name if name == "loss" else f"loss_{name}"
+            self._sums[key] = self._sums.get(key, 0.0) + value
+        self._n_seen += len(batch[0])
+        self._n_steps += 1
+        return {"loss": torch.tensor(values[0]), "y_pred": None}
+
+    def _raise_not_finite(self, parts):
+        bad = [name for name, value in parts.items() if not math.isfinite(value)]
+        raise FloatingPointError(
+            f"The loss became NaN or infinite in epoch {len(self.history)} (loss part: "
+            f"{', '.join(bad) or 'their sum'}). Lower lr={self.lr}, or train with "
+            "precision='float32'."
+        )
+
+    def on_batch_end(self, net, batch=None, training=False, **kwargs):
+        self.module_.after_step()
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        self.module_.refresh(lambda: self.embed(X, self.bfloat16))
+
+    def on_epoch_begin(self, net, **kwargs):
+        super().on_epoch_begin(net, **kwargs)
+        self._sums, self._n_seen, self._n_steps = {}, 0, 0
+        self._began = time.perf_counter()
+
+    def on_epoch_end(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+        report = self.module_.refresh(lambda: self.embed(dataset_train, self.bfloat16))
+        seconds = time.perf_counter() - self._began
+        record = self.history.record
+        for name, value in self._sums.items():
+            record(name, value / self._n_steps)
+        record("lr", self.optimizer_.param_groups[0]["lr"])
+        record("seconds", seconds)
+        record("images_per_second", self._n_seen / seconds)
+        for name, value in report.items():
+            record(name, value)
+
+    def embed(self, images, bfloat16=False) -> Tensor:
+        """``encode`` of all images on the device, shape (n, d), in eval mode."""
+        parts = self.batches(images, self.module_.encode, bfloat16)
+        return torch.cat(list(parts))
+
+    @torch.no_grad()
+    def batches(self, images, function, bfloat16=False):
+        """Yield ``function(standardised images)`` of all images, batch by batch."""
+        module = self.module_.eval()
+        _, height, width = images.shape
+        size = max(16, min(INFERENCE_BATCH, INFERENCE_PIXELS // (height * width)))
+        for raw in images.chunks(size):
+            x = module.scaling(raw.to(self.device))
+            if x.shape[1] > 1:
+                x = x.contiguous(memory_format=torch.channels_last)
+            module.bfloat16 = bfloat16
+            yield function(x)

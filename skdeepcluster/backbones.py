@@ -1,0 +1,220 @@
+"""Networks that turn a batch of images into features: a name, a builder, a width."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ._images import is_vector
+
+MAX_CONV_SIZE = 32
+
+
+def mlp(image_shape: tuple[int, int, int], hidden: int = 512) -> tuple[nn.Module, int]:
+    """Two hidden layers for vectors, or for flattened images.
+
+    Parameters
+    ----------
+    image_shape : tuple (C, H, W)
+    hidden : int
+        Width of both layers.
+
+    Returns
+    -------
+    network : Module
+        (b, C, H, W) -> (b, hidden).
+    width : int
+    """
+    n_features = image_shape[0] * image_shape[1] * image_shape[2]
+    layers = []
+    for n_in in (n_features, hidden):
+        layers += [nn.Linear(n_in, hidden, bias=False), nn.BatchNorm1d(hidden)]
+        layers.append(nn.ReLU())
+    return nn.Sequential(nn.Flatten(), *layers), hidden
+
+
+def conv(
+    image_shape: tuple[int, int, int],
+    channels: tuple[int, ...] = (32, 64, 128),
+    grid: int = 2,
+) -> tuple[nn.Module, int]:
+    """Small convolutional encoder: what two CPU cores can train in minutes.
+
+    The features are pooled to a grid, not to a point: where a stroke lies is most of
+    what tells small images apart.
+
+    Parameters
+    ----------
+    image_shape : tuple (C, H, W)
+    channels : tuple of int
+        Width of the stages; each stage halves the resolution.
+    grid : int
+        Rows and columns of the pooled features.
+
+    Returns
+    -------
+    network : Module
+        (b, C, H, W) -> (b, channels[-1] * grid ** 2).
+    width : int
+    """
+    layers = []
+    for n_in, n_out in zip((image_shape[0], *channels), channels, strict=False):
+        layers += [
+            nn.Conv2d(n_in, n_out, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(n_out),
+            nn.ReLU(),
+        ]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(grid), nn.Flatten())
+    return network, channels[-1] * grid**2
+
+
+def resnet18(image_shape: tuple[int, int, int]) -> tuple[nn.Module, int]:
+    """ResNet-18 with the small-image stem: 3x3 convolution, stride 1, no max-pooling.
+
+    Without that stem, contrastive clustering of 32-pixel images loses much of its
+    accuracy. The stem is used at every size, as the deep clustering papers do.
+
+    Parameters
+    ----------
+    image_shape : tuple (C, H, W)
+
+    Returns
+    -------
+    network : Module
+        (b, C, H, W) -> (b, 512).
+    width : int
+    """
+    from torchvision.models import resnet18 as build
+
+    network = build(weights=None)
+    network.conv1 = nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False)
+    network.maxpool, network.fc = nn.Identity(), nn.Identity()
+    return network, 512
+
+
+BACKBONES = {"mlp": mlp, "conv": conv, "resnet18": resnet18}
+
+
+class _Torchvision(nn.Module):
+    """A torchvision classifier without its last layer; grey images are repeated."""
+
+    def __init__(self, name, image_shape):
+        super().__init__()
+        from torchvision.models import get_model
+
+        if image_shape[0] not in (1, 3):
+            raise ValueError(
+                f"backbone={name!r} takes images of 1 or 3 channels, got image_shape="
+                f"{image_shape}. Use backbone='conv' or 'resnet18', or pass an "
+                "nn.Module."
+            )
+        self.network = get_model(name, weights=None)
+        for head in ("fc", "classifier", "head", "heads"):
+            if hasattr(self.network, head):
+                setattr(self.network, head, nn.Identity())
+                return
+        raise ValueError(
+            f"The last layer of the torchvision model {name!r} was not found. Pass the "
+            "model as an nn.Module that returns features of shape (n, width)."
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x.expand(-1, 3, -1, -1)).flatten(1)
+
+
+def resolve_backbone(backbone, image_shape, device):
+    """Name the backbone that ``"auto"`` stands for, and check every other one.
+
+    Parameters
+    ----------
+    backbone : str or Module
+    image_shape : tuple (C, H, W)
+    device : torch.device
+
+    Returns
+    -------
+    backbone : str or Module
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown: the known ones are listed.
+    """
+    if isinstance(backbone, nn.Module):
+        return backbone
+    if backbone == "auto":
+        if is_vector(image_shape):
+            return "mlp"
+        small = max(image_shape[1:]) <= MAX_CONV_SIZE
+        return "conv" if small and device.type == "cpu" else "resnet18"
+    if backbone in BACKBONES:
+        if is_vector(image_shape) and backbone != "mlp":
+            raise ValueError(
+                f"backbone={backbone!r} needs images, but X holds vectors. Use "
+                "backbone='mlp', or pass image_shape=(C, H, W) if the rows are images."
+            )
+        return backbone
+    from torchvision.models import list_models
+
+    if backbone not in list_models(module=_classifiers()):
+        known = ", ".join(repr(name) for name in ["auto", *BACKBONES])
+        raise ValueError(
+            f"backbone={backbone!r} is unknown. Pass {known}, the name of a "
+            "torchvision classification model such as 'resnet50' or 'mobilenet_v3_small'"
+            ", or an nn.Module."
+        )
+    return backbone
+
+
+def _classifiers():
+    from torchvision import models
+
+    return models
+
+
+def make_backbone(backbone, image_shape) -> tuple[nn.Module, int]:
+    """Build a backbone.
+
+    Parameters
+    ----------
+    backbone : str or Module
+        As :func:`resolve_backbone` returns it. A module is copied, never trained
+        itself.
+    image_shape : tuple (C, H, W)
+
+    Returns
+    -------
+    network : Module
+        (b, C, H, W) -> (b, width).
+    width : int
+
+    Raises
+    ------
+    ValueError
+        If a module does not map images of that shape to (b, width).
+    """
+    if isinstance(backbone, str) and backbone in BACKBONES:
+        return BACKBONES[backbone](image_shape)
+    if isinstance(backbone, str):
+        network = _Torchvision(backbone, image_shape)
+    else:
+        network = copy.deepcopy(backbone)
+    training = network.training
+    with torch.no_grad():
+        parameter = next(network.parameters(), torch.zeros(1))
+        try:
+            out = network.eval()(torch.zeros(2, *image_shape, device=parameter.device))
+        except RuntimeError as error:
+            raise ValueError(
+                f"The backbone cannot read images of shape {image_shape}: {error}"
+            ) from error
+    network.train(training)
+    if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != 2:
+        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(
+            f"The backbone returned {got} for 2 images; features of shape (2, width) "
+            "were expected. End it with nn.Flatten()."
+        )
+    return network, out.shape[1]

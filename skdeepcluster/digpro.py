@@ -1,0 +1,462 @@
+"""DigPro: dynamic grouping and prototype aggregation (Zhang and Huang, 2024)."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ._base import DeepClusterer, epochs_for
+from ._images import as_images
+from ._kmeans import spherical_kmeans
+from ._net import ClusterModule, WarmupCosine, ema_update
+from .backbones import make_backbone
+from .heads import projection_head
+from .losses import nt_xent
+
+ABSENT = -10.0  # logit of a cluster without a sample in the batch
+
+
+def alignment_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Instance alignment: minus twice the mean cosine, in [-2, 2].
+
+    Parameters
+    ----------
+    predicted, target : tensors of shape (b, d)
+        The noisy online prediction of one view, the target feature of the other.
+
+    Returns
+    -------
+    loss : scalar tensor
+    """
+    return -2.0 * F.cosine_similarity(predicted, target, dim=1).mean()
+
+
+def group_loss(
+    predicted: Tensor,
+    online: Tensor,
+    target: Tensor,
+    groups: Tensor,
+    momentum: float,
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """Dynamic grouping: predict the group that the other view falls in.
+
+    Parameters
+    ----------
+    predicted, online : tensors of shape (b, d)
+        Prediction u and raw projection q of one view, with gradient.
+    target : tensor of shape (b, d)
+        Unit target features k of the other view, without gradient.
+    groups : tensor of shape (K, d)
+        The stored groups G, not normalised.
+    momentum : float
+        How much of a group stays when it moves to the batch mean of its samples.
+    temperature : float
+
+    Returns
+    -------
+    loss : scalar tensor
+        Gradients flow into u, and into q through the moved groups.
+    moved : tensor of shape (K, d)
+        The groups after this batch; those without a sample are unchanged.
+    """
+    directions = F.normalize(groups, dim=1)
+    group_of_target = (target @ directions.T).argmax(1)
+    owner = (online.detach() @ directions.T).argmax(1)
+    members = F.one_hot(owner, len(groups)).to(online.dtype)
+    sizes = members.sum(0).unsqueeze(1)
+    means = members.T @ online / sizes.clamp_min(1)
+    moved = momentum * groups + (1 - momentum) * means
+    moved = torch.where(sizes > 0, moved, groups)
+    logits = F.normalize(predicted, dim=1) @ F.normalize(moved, dim=1).T
+    return F.cross_entropy(logits / temperature, group_of_target), moved
+
+
+def prototype_loss(
+    online: Tensor, target: Tensor, labels: Tensor, n_clusters: int, temperature: float
+) -> Tensor:
+    """Prototype aggregation: equal clusters attract across views, others repel.
+
+    Parameters
+    ----------
+    online : tensor of shape (b, d)
+        Projections of one view, with gradient; normalised here.
+    target : tensor of shape (b, d)
+        Unit target features of the other view.
+    labels : int64 tensor of shape (b,)
+        Pseudo-labels of the batch; at least one.
+    n_clusters : int
+    temperature : float
+
+    Returns
+    -------
+    loss : scalar tensor
+        Mean over the clusters that the batch holds.
+    """
+    members = F.one_hot(labels, n_clusters).to(online.dtype)
+    present = members.sum(0) > 0
+    # the direction of a mean is that of the sum
+    prototypes = F.normalize(members.T @ F.normalize(online, dim=1), dim=1)
+    targets = F.normalize(members.T @ target, dim=1)
+    attract = (prototypes * targets).sum(1) / temperature
+    logits = prototypes @ prototypes.T / temperature
+    own = torch.eye(n_clusters, dtype=torch.bool, device=logits.device)
+    logits = torch.where(own, attract, logits).masked_fill(~present, ABSENT)
+    return (logits.logsumexp(1) - attract)[present].mean()
+
+
+class DigProModule(ClusterModule):
+    """Networks, memories and objective of DigPro.
+
+    Parameters
+    ----------
+    scaling : Scaling
+    augmentation : callable or Module
+    backbone : str or Module
+    image_shape : tuple (C, H, W)
+    n_samples, n_clusters : int
+    feature_dim, hidden_dim : int
+        Widths of the projection and of the hidden layers of projector and predictor.
+    warmup_steps : int
+        Steps without prototype loss and without noise.
+    group_reset : int or None
+        Steps between two resets of the groups.
+    bank_size : int
+        Online projections that a reset clusters.
+    **options
+        As in :class:`DigPro`.
+    """
+
+    def __init__(
+        self,
+        scaling,
+        augmentation,
+        backbone,
+        image_shape,
+        n_samples,
+        n_clusters,
+        feature_dim,
+        hidden_dim,
+        warmup_steps,
+        group_reset,
+        bank_size,
+        **options,
+    ):
+        super().__init__(scaling, augmentation)
+        self.n_clusters, self.warmup_steps = n_clusters, warmup_steps
+        self.group_reset, self.options = group_reset, options
+        network, width = make_backbone(backbone, image_shape)
+        projector = projection_head(width, hidden_dim, feature_dim)
+        self.online = nn.Sequential(OrderedDict(backbone=network, projector=projector))
+        self.teacher = copy.deepcopy(self.online).requires_grad_(False)
+        self.predictor = projection_head(feature_dim, hidden_dim, feature_dim)
+        for layer in self.predictor:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
+        self.register_buffer("groups", torch.rand(n_clusters, feature_dim))
+        bank = F.normalize(torch.randn(bank_size, feature_dim), dim=1)
+        self.register_buffer("bank", bank)
+        self.register_buffer("labels", torch.zeros(n_samples, dtype=torch.int64))
+        self.register_buffer("centers", torch.zeros(n_clusters, feature_dim))
+        self.step, self.refreshed = 1, False
+
+    def get_extra_state(self):
+        """State beside parameters and buffers, for ``state_dict``."""
+        return {"step": self.step, "refreshed": self.refreshed}
+
+    def set_extra_state(self, state):
+        """Take what :meth:`get_extra_state` gave."""
+        self.step, self.refreshed = state["step"], state["refreshed"]
+
+    # -- M-step: one batch -------------------------------------------------------------
+
+    def losses(self, batch):
+        """Parts ``instance``, ``group`` and ``prototype`` of one batch, weighted."""
+        o = self.options
+        warm = self.step <= self.warmup_steps
+        if self.group_reset and self.step > 1 and self.step % self.group_reset == 0:
+            self.reset_groups()
+
+        online = [self.run(self.online, view) for view in batch.views]
+        with torch.no_grad():
+            target = [
+                F.normalize(self.run(self.teacher, view), dim=1) for view in batch.views
+            ]
+        predicted = [self.run(self.predictor, q) for q in online]
+
+        parts = {"instance": 0.0, "group": 0.0}
+        if o["instance"] == "contrast":
+            parts["instance"] = nt_xent(*online, o["instance_temperature"])
+        labels = self.labels[batch.index]
+        for a, b in ((0, 1), (1, 0)):
+            if o["instance"] == "alignment":
+                noisy = predicted[a]
+                if o["noise_std"] > 0 and not warm:
+                    noise = o["noise_std"] * torch.randn_like(online[a])
+                    noisy = self.run(self.predictor, online[a] + noise)
+                parts["instance"] += 0.5 * alignment_loss(noisy, target[b])
+            loss, groups = group_loss(
+                predicted[a],
+                online[a],
+                target[b],
+                self.groups,
+                o["group_momentum"],
+                o["group_temperature"],
+            )
+            # at once: the second pair starts from the groups that the first one moved
+            self.groups = groups.detach()
+            parts["group"] += 0.5 * o["group_weight"] * loss
+            if not warm:
+                loss = prototype_loss(
+                    online[a],
+                    target[b],
+                    labels,
+                    self.n_clusters,
+                    o["prototype_temperature"],
+                )
+                parts.setdefault("prototype", 0.0)
+                parts["prototype"] += 0.5 * o["prototype_weight"] * loss
+        self.remember(online)
+        return parts
+
+    @torch.no_grad()
+    def remember(self, online):
+        """Put the unit projections of both views at the front of the bank."""
+        new = F.normalize(torch.cat(online), dim=1)
+        self.bank = torch.cat([new, self.bank])[: len(self.bank)]
+
+    @torch.no_grad()
+    def reset_groups(self):
+        """Move the groups to a k-means of the bank: against stale and dead ones."""
+        self.groups, _ = spherical_kmeans(
+            self.bank, self.n_clusters, init=self.groups, n_init=1, max_iter=10
+        )
+
+    def after_step(self):
+        """Move the teacher towards the online network."""
+        ema_update(self.teacher, self.online, self.options["ema_momentum"])
+        self.step += 1
+
+    # -- E-step: all images ------------------------------------------------------------
+
+    def encode(self, x):
+        """Unit target features, (b, feature_dim)."""
+        return F.normalize(self.run(self.teacher, x), dim=1)
+
+    def assign(self, z):
+        """Cosine to each prototype over the temperature of the groups."""
+        return z @ self.centers.T / self.options["group_temperature"]
+
+    def refresh(self, embed):
+        """Pseudo-labels by spherical k-means, warm-started from the last centres."""
+        features = self._cluster(embed(), self.options["n_init"], max_iter=100)
+        spread = features.std(0, correction=0).mean() * features.shape[1] ** 0.5
+        sizes = torch.bincount(self.labels, minlength=self.n_clusters)
+        return {"cluster_sizes": sizes.tolist(), "feature_spread": spread.item()}
+
+    def finish(self, embed):
+        """Final prototypes, with more restarts."""
+        self._cluster(embed(), max(10, self.options["n_init"]), max_iter=300)
+
+    def _cluster(self, features, n_init, max_iter):
+        self.centers, self.labels = spherical_kmeans(
+            features,
+            self.n_clusters,
+            init=self.centers if self.refreshed else None,
+            n_init=n_init,
+            max_iter=max_iter,
+        )
+        self.refreshed = True
+        return features
+
+
+class DigPro(DeepClusterer):
+    """Deep clustering by dynamic grouping and prototype aggregation.
+
+    TO BE WRITTEN.
+    """
+
+    _parameter_constraints: dict = {
+        **DeepClusterer._parameter_constraints,
+        "instance": [StrOptions({"contrast", "alignment"})],
+        "instance_temperature": [Interval(Real, 0, None, closed="neither")],
+        "group_weight": [Interval(Real, 0, None, closed="left")],
+        "prototype_weight": [Interval(Real, 0, None, closed="left")],
+        "group_temperature": [Interval(Real, 0, None, closed="neither")],
+        "prototype_temperature": [Interval(Real, 0, None, closed="neither")],
+        "group_momentum": [Interval(Real, 0, 1, closed="both")],
+        "group_reset": [
+            StrOptions({"auto", "n_clusters"}),
+            Interval(Integral, 1, None, closed="left"),
+            None,
+        ],
+        "bank_size": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
+        "ema_momentum": [Interval(Real, 0, 1, closed="both")],
+        "noise_std": [Interval(Real, 0, None, closed="left")],
+        "warmup": [Interval(Real, 0, 1, closed="both")],
+        "feature_dim": [Interval(Integral, 2, None, closed="left")],
+        "hidden_dim": [Interval(Integral, 1, None, closed="left")],
+        "predictor_lr_scale": [Interval(Real, 0, None, closed="neither")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_clusters=8,
+        *,
+        image_shape=None,
+        backbone="auto",
+        augment="auto",
+        max_epochs="auto",
+        batch_size=256,
+        lr=2e-3,
+        instance="contrast",
+        instance_temperature=0.5,
+        group_weight=0.3,
+        prototype_weight=0.1,
+        group_temperature=0.1,
+        prototype_temperature=0.5,
+        group_momentum=0.99,
+        group_reset="auto",
+        bank_size="auto",
+        ema_momentum=0.95,
+        noise_std=1e-3,
+        warmup=0.1,
+        feature_dim=128,
+        hidden_dim=512,
+        predictor_lr_scale=1.0,
+        n_init=3,
+        device="auto",
+        precision="auto",
+        net_params=None,
+        callbacks=None,
+        verbose=0,
+        random_state=None,
+    ):
+        self.n_clusters = n_clusters
+        self.image_shape = image_shape
+        self.backbone = backbone
+        self.augment = augment
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.instance = instance
+        self.instance_temperature = instance_temperature
+        self.group_weight = group_weight
+        self.prototype_weight = prototype_weight
+        self.group_temperature = group_temperature
+        self.prototype_temperature = prototype_temperature
+        self.group_momentum = group_momentum
+        self.group_reset = group_reset
+        self.bank_size = bank_size
+        self.ema_momentum = ema_momentum
+        self.noise_std = noise_std
+        self.warmup = warmup
+        self.feature_dim = feature_dim
+        self.hidden_dim = hidden_dim
+        self.predictor_lr_scale = predictor_lr_scale
+        self.n_init = n_init
+        self.device = device
+        self.precision = precision
+        self.net_params = net_params
+        self.callbacks = callbacks
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def _module(self, plan):
+        group_reset = self.group_reset
+        if group_reset == "n_clusters":
+            group_reset = self.n_clusters
+        elif group_reset == "auto":
+            group_reset = max(self.n_clusters, plan.steps_per_epoch // 4)
+        bank_size = self.bank_size
+        if bank_size == "auto":
+            batch_size = min(self.batch_size, plan.n_samples)
+            bank_size = max(2 * batch_size * (group_reset or 1), 50 * self.n_clusters)
+        options = (
+            "instance",
+            "instance_temperature",
+            "group_weight",
+            "prototype_weight",
+            "group_temperature",
+            "prototype_temperature",
+            "group_momentum",
+            "ema_momentum",
+            "noise_std",
+            "n_init",
+        )
+        return DigProModule, {
+            "backbone": plan.backbone,
+            "image_shape": plan.image_shape,
+            "n_samples": plan.n_samples,
+            "n_clusters": self.n_clusters,
+            "feature_dim": self.feature_dim,
+            "hidden_dim": self.hidden_dim,
+            "warmup_steps": round(self.warmup * plan.total_steps),
+            "group_reset": group_reset,
+            "bank_size": bank_size,
+            **{name: getattr(self, name) for name in options},
+        }
+
+    def _auto_epochs(self, n_samples, steps_per_epoch):
+        return epochs_for(1500, steps_per_epoch)
+
+    def _schedule(self, plan):
+        return WarmupCosine(self.warmup * plan.total_steps, plan.total_steps)
+
+    def _optimizer_params(self):
+        rate = self.predictor_lr_scale * self.lr
+        return {
+            **super()._optimizer_params(),
+            "optimizer__param_groups": [("predictor.*", {"lr": rate})],
+        }
+
+    def score(self, X, y=None):
+        """Simplified silhouette of the embedding: higher is better, in [-1, 1].
+
+        With a and b the cosine distances of a sample to its own and to the next
+        prototype, the mean of ``(b - a) / max(a, b)``.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            As for :meth:`transform`.
+        y : ignored
+
+        Returns
+        -------
+        score : float
+            -1 for a single cluster.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If X does not hold images of the fitted shape.
+
+        References
+        ----------
+        Vendramin, Campello and Hruschka, *Relative clustering validity criteria*,
+        2010.
+        """
+        check_is_fitted(self)
+        if len(self.cluster_centers_) < 2:
+            return -1.0
+        distance = 1.0 - self._embed(as_images(self, X, reset=False)) @ (
+            self.cluster_centers_.T
+        )
+        own, other = np.partition(distance, 1, axis=1)[:, :2].T
+        return float(np.mean((other - own) / np.maximum(other, 1e-12)))

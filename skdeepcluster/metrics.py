@@ -1,0 +1,560 @@
+"""Metrics of a clustering: against known classes, and scorers that need no labels.
+
+The metrics take ``(labels_true, labels_pred)``, as those of :mod:`sklearn.metrics`
+do; normalised mutual information and the adjusted Rand index are found there. The
+scorers take ``(estimator, X, y=None)`` and go into ``scoring=`` of
+:class:`~sklearn.model_selection.GridSearchCV`.
+"""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import (
+    calinski_harabasz_score,
+    davies_bouldin_score,
+    make_scorer,
+    silhouette_score,
+)
+from sklearn.metrics.cluster import contingency_matrix
+from sklearn.utils import _safe_indexing, check_array, check_consistent_length
+
+__all__ = [
+    "balance_scorer",
+    "balanced_clustering_accuracy",
+    "balanced_clustering_accuracy_scorer",
+    "calibration_scorer",
+    "calinski_harabasz_scorer",
+    "cluster_balance",
+    "clustering_accuracy",
+    "clustering_accuracy_scorer",
+    "davies_bouldin_scorer",
+    "expected_calibration_error",
+    "per_class_recall",
+    "silhouette_scorer",
+    "whole_data_split",
+]
+
+# The Davies-Bouldin index has no upper bound, and an infinite score would turn the
+# means of a search into nan.
+_WORST_DAVIES_BOULDIN = -1e6
+
+
+def _check_labels(labels: ArrayLike, name: str) -> NDArray[Any]:
+    if hasattr(labels, "detach"):
+        labels = labels.detach().cpu()
+    labels = np.asarray(labels)
+    if labels.ndim != 1:
+        raise ValueError(
+            f"{name} should be labels of shape (n_samples,), got an array of shape "
+            f"{labels.shape}. Pass proba.argmax(axis=1) if these are probabilities."
+        )
+    return check_array(labels, ensure_2d=False, dtype=None, input_name=name)
+
+
+def _contingency(labels_true: ArrayLike, labels_pred: ArrayLike) -> NDArray[np.int64]:
+    labels_true = _check_labels(labels_true, "labels_true")
+    labels_pred = _check_labels(labels_pred, "labels_pred")
+    check_consistent_length(labels_true, labels_pred)
+    return contingency_matrix(labels_true, labels_pred)
+
+
+def clustering_accuracy(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
+    """Clustering accuracy (ACC): the share of samples in the cluster of their class.
+
+    Each cluster stands for at most one class and each class for at most one cluster;
+    of all such matchings the one with the highest accuracy counts. Where there are
+    more clusters than classes, the samples of the clusters left over are errors.
+
+    Parameters
+    ----------
+    labels_true : array-like of shape (n_samples,)
+        The classes; integers, strings or any type that can be sorted.
+    labels_pred : array-like of shape (n_samples,)
+        The clusters; their type and number need not be those of the classes. A label
+        -1 is a cluster like any other.
+
+    Returns
+    -------
+    accuracy : float
+        Between 0 (excluded) and 1 (the same partition).
+
+    Raises
+    ------
+    ValueError
+        If the labels are empty, of unequal length, or not one-dimensional.
+
+    See Also
+    --------
+    balanced_clustering_accuracy : Each class counts the same, whatever its size.
+    per_class_recall : The same matching, class by class.
+
+    Notes
+    -----
+    The matching is a linear assignment on the contingency table (the Hungarian
+    method [1]_), the usual measure of deep clusterings [2]_. On unbalanced classes
+    one large cluster already has a high accuracy: show the balanced accuracy and the
+    normalised mutual information beside it.
+
+    References
+    ----------
+    .. [1] H. W. Kuhn, "The Hungarian method for the assignment problem", Naval
+       Research Logistics Quarterly, 1955.
+    .. [2] J. Xie, R. Girshick, A. Farhadi, "Unsupervised deep embedding for
+       clustering analysis", ICML 2016.
+
+    Examples
+    --------
+    >>> from skdeepcluster.metrics import clustering_accuracy
+    >>> clustering_accuracy(["cat", "cat", "dog", "dog"], [1, 1, 0, 0])
+    1.0
+    >>> clustering_accuracy(["cat", "cat", "dog", "dog"], [1, 1, 0, 2])
+    0.75
+    """
+    table = _contingency(labels_true, labels_pred)
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    return float(table[rows, columns].sum() / table.sum())
+
+
+def balanced_clustering_accuracy(
+    labels_true: ArrayLike, labels_pred: ArrayLike
+) -> float:
+    """Mean recall of the classes, under the matching that makes this mean highest.
+
+    Every class has the same weight, whatever its size. The matching of clusters to
+    classes is not the one of :func:`clustering_accuracy`, which gives up small
+    classes to win samples of large ones.
+
+    Parameters
+    ----------
+    labels_true : array-like of shape (n_samples,)
+        The classes; integers, strings or any type that can be sorted.
+    labels_pred : array-like of shape (n_samples,)
+        The clusters, of any type and number.
+
+    Returns
+    -------
+    accuracy : float
+        Between 0 (excluded) and 1. A class without a cluster has recall 0; one
+        cluster for everything gives ``1 / n_classes``.
+
+    Raises
+    ------
+    ValueError
+        If the labels are empty, of unequal length, or not one-dimensional.
+
+    See Also
+    --------
+    sklearn.metrics.balanced_accuracy_score : The same where labels are classes.
+
+    Examples
+    --------
+    >>> from skdeepcluster.metrics import balanced_clustering_accuracy
+    >>> balanced_clustering_accuracy(["a"] * 8 + ["b"] * 2, [0] * 10)
+    0.5
+    """
+    table = _contingency(labels_true, labels_pred)
+    recall = table / table.sum(axis=1, keepdims=True)
+    rows, columns = linear_sum_assignment(recall, maximize=True)
+    return float(recall[rows, columns].sum() / len(recall))
+
+
+def per_class_recall(
+    labels_true: ArrayLike, labels_pred: ArrayLike
+) -> NDArray[np.float64]:
+    """Recall of each class under the matching of :func:`clustering_accuracy`.
+
+    Parameters
+    ----------
+    labels_true : array-like of shape (n_samples,)
+        The classes; integers, strings or any type that can be sorted.
+    labels_pred : array-like of shape (n_samples,)
+        The clusters, of any type and number.
+
+    Returns
+    -------
+    recall : ndarray of shape (n_classes,), float64
+        In the order of ``np.unique(labels_true)``; 0 for a class that no cluster was
+        matched to. The mean, weighted by the sizes of the classes, is the clustering
+        accuracy. Where several matchings are equally accurate, it is one of them.
+
+    Raises
+    ------
+    ValueError
+        If the labels are empty, of unequal length, or not one-dimensional.
+
+    Examples
+    --------
+    >>> from skdeepcluster.metrics import per_class_recall
+    >>> per_class_recall(["cat", "cat", "dog", "dog"], [1, 1, 0, 2])
+    array([1. , 0.5])
+    """
+    table = _contingency(labels_true, labels_pred)
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    recall = np.zeros(len(table))
+    recall[rows] = table[rows, columns] / table[rows].sum(axis=1)
+    return recall
+
+
+def expected_calibration_error(
+    labels_true: ArrayLike, proba: ArrayLike, n_bins: int = 15
+) -> float:
+    """Compute the expected calibration error (ECE) of soft cluster assignments.
+
+    The clusters (the most probable column of each row) are first matched to the
+    classes as :func:`clustering_accuracy` does. A sample's confidence is its highest
+    probability; it is correct if its cluster was matched to its class.
+
+    Parameters
+    ----------
+    labels_true : array-like of shape (n_samples,)
+        The classes; integers, strings or any type that can be sorted.
+    proba : array-like of shape (n_samples, n_clusters)
+        Probabilities, as ``predict_proba`` returns them: each row sums to 1.
+    n_bins : int, default=15
+        Number of equally wide bins of confidence on (0, 1].
+
+    Returns
+    -------
+    error : float
+        Between 0 (the confidence is the accuracy, bin by bin) and 1.
+
+    Raises
+    ------
+    ValueError
+        If the input is empty or of unequal length, ``proba`` does not hold
+        probabilities, or ``n_bins`` is not a positive integer.
+
+    Notes
+    -----
+    Equation 3 of [1]_: the gap between the accuracy and the mean confidence of each
+    bin, weighted by the share of samples in it. Bins are open below and closed above.
+    The matching is chosen with the labels at hand, so that the accuracies are a
+    little optimistic beside those of a classifier.
+
+    References
+    ----------
+    .. [1] C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern
+       neural networks", ICML 2017.
+
+    Examples
+    --------
+    >>> from skdeepcluster.metrics import expected_calibration_error
+    >>> proba = [[0.75, 0.25], [0.75, 0.25], [0.25, 0.75], [0.25, 0.75]]
+    >>> expected_calibration_error(["cat", "cat", "dog", "dog"], proba)
+    0.25
+    """
+    if not isinstance(n_bins, Integral) or isinstance(n_bins, bool) or n_bins < 1:
+        raise ValueError(f"n_bins={n_bins!r} should be a positive integer.")
+    if hasattr(proba, "detach"):
+        proba = proba.detach().cpu().double()
+    proba = check_array(proba, dtype=np.float64, input_name="proba")
+    # float16 and bfloat16 probabilities sum to 1 within about 1e-3 only
+    if proba.min() < 0 or not np.allclose(proba.sum(axis=1), 1, atol=5e-3):
+        raise ValueError(
+            "proba should hold probabilities, each row summing to 1; got values "
+            f"from {proba.min():.3g} to {proba.max():.3g}, rows summing to "
+            f"{proba.sum(axis=1).min():.3g} to {proba.sum(axis=1).max():.3g}. Pass "
+            "what predict_proba returns, not logits or distances."
+        )
+    labels_true = _check_labels(labels_true, "labels_true")
+    check_consistent_length(labels_true, proba)
+    labels_pred = proba.argmax(axis=1)
+    classes, class_of = np.unique(labels_true, return_inverse=True)
+    clusters, cluster_of = np.unique(labels_pred, return_inverse=True)
+    rows, columns = linear_sum_assignment(
+        contingency_matrix(class_of, cluster_of), maximize=True
+    )
+    matched = np.full(len(clusters), -1)
+    matched[columns] = rows
+    correct = matched[cluster_of] == class_of
+    confidence = proba.max(axis=1)
+    inner_edges = np.linspace(0, 1, n_bins + 1)[1:-1]
+    in_bin = np.digitize(confidence, inner_edges, right=True)
+    # |accuracy - confidence| times the share of the bin: the bin's size cancels
+    gaps = np.bincount(in_bin, correct - confidence)
+    return float(np.abs(gaps).sum() / len(proba))
+
+
+def cluster_balance(labels_pred: ArrayLike, n_clusters: int | None = None) -> float:
+    """Entropy of the cluster sizes, relative to clusters of equal size.
+
+    Parameters
+    ----------
+    labels_pred : array-like of shape (n_samples,)
+        The clusters.
+    n_clusters : int, optional
+        The number of clusters that there should be: empty ones lower the balance. By
+        default the number of those in ``labels_pred``.
+
+    Returns
+    -------
+    balance : float
+        From 0 (everything in one cluster) to 1 (all clusters of one size).
+
+    Raises
+    ------
+    ValueError
+        If the labels are empty, or hold more than ``n_clusters`` clusters.
+
+    Examples
+    --------
+    >>> from skdeepcluster.metrics import cluster_balance
+    >>> cluster_balance([0, 0, 1, 1])
+    1.0
+    >>> cluster_balance([0, 0, 1, 1], n_clusters=4)
+    0.5
+    """
+    labels = _check_labels(labels_pred, "labels_pred")
+    sizes = np.unique(labels, return_counts=True)[1]
+    if n_clusters is None:
+        n_clusters = len(sizes)
+    elif len(sizes) > n_clusters:
+        raise ValueError(
+            f"labels_pred holds {len(sizes)} clusters, more than "
+            f"n_clusters={n_clusters}. Pass the number that was asked for, or None."
+        )
+    if len(sizes) == 1:
+        return 0.0
+    share = sizes / sizes.sum()
+    # rounding may leave the entropy of equal shares a hair above log(n_clusters)
+    return min(1.0, float(-(share * np.log(share)).sum() / np.log(n_clusters)))
+
+
+def _embedding_and_labels(estimator: Any, X: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    return np.asarray(estimator.transform(X)), np.asarray(estimator.predict(X))
+
+
+def _is_degenerate(labels: NDArray[Any]) -> bool:
+    # where scikit-learn's own scores raise
+    n_found = len(np.unique(labels))
+    return n_found == 1 or n_found == len(labels)
+
+
+def silhouette_scorer(
+    estimator: Any, X: Any, y: Any = None, *, sample_size: int = 5000
+) -> float:
+    """Mean silhouette of the predicted clusters in the estimator's embedding.
+
+    Parameters
+    ----------
+    estimator : fitted clusterer
+        With ``predict`` and ``transform``.
+    X : array-like or list of paths of length n_samples
+        Whatever the estimator takes.
+    y : ignored
+        So that it can be used as ``scoring=``.
+    sample_size : int, default=5000
+        The silhouette needs all pairs of samples. Of more than ``sample_size``
+        samples as many are drawn, the same ones at each call; only these are
+        embedded. Bind another value with :func:`functools.partial`.
+
+    Returns
+    -------
+    score : float
+        From -1 to 1, higher is better; -1 where it is undefined, which is with one
+        cluster or with as many clusters as samples.
+
+    See Also
+    --------
+    sklearn.metrics.silhouette_score : The score itself.
+
+    Notes
+    -----
+    A score in an embedding compares clusterings of one embedding well. Two
+    embeddings that were learnt differently are on different scales, and a collapsed
+    one can have a high silhouette: look at :func:`balance_scorer` beside it.
+
+    Examples
+    --------
+    >>> from sklearn.cluster import KMeans
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from skdeepcluster.metrics import silhouette_scorer, whole_data_split
+    >>> X = [[0.0], [0.1], [5.0], [5.1], [9.0], [9.1]]
+    >>> search = GridSearchCV(
+    ...     KMeans(n_init=5, random_state=0),
+    ...     {"n_clusters": [2, 3, 4]},
+    ...     scoring=silhouette_scorer,
+    ...     cv=whole_data_split(X),
+    ... ).fit(X)
+    >>> search.best_params_
+    {'n_clusters': 3}
+    """
+    n_samples = len(X)
+    if n_samples > sample_size:
+        # drawn, since evenly spaced rows may fall in step with periodic data; sorted,
+        # since memory maps and files are read faster so
+        rows = np.random.RandomState(0).choice(n_samples, sample_size, replace=False)
+        X = _safe_indexing(X, np.sort(rows))
+    embedding, labels = _embedding_and_labels(estimator, X)
+    if _is_degenerate(labels):
+        return -1.0
+    return float(silhouette_score(embedding, labels))
+
+
+def calinski_harabasz_scorer(estimator: Any, X: Any, y: Any = None) -> float:
+    """Calinski-Harabasz score of the predicted clusters in the embedding.
+
+    Parameters
+    ----------
+    estimator : fitted clusterer
+        With ``predict`` and ``transform``.
+    X : array-like or list of paths of length n_samples
+        Whatever the estimator takes.
+    y : ignored
+        So that it can be used as ``scoring=``.
+
+    Returns
+    -------
+    score : float
+        From 0 upwards, higher is better; 0 where it is undefined, which is with one
+        cluster or with as many clusters as samples.
+
+    See Also
+    --------
+    sklearn.metrics.calinski_harabasz_score : The score itself.
+    """
+    embedding, labels = _embedding_and_labels(estimator, X)
+    if _is_degenerate(labels):
+        return 0.0
+    return float(calinski_harabasz_score(embedding, labels))
+
+
+def davies_bouldin_scorer(estimator: Any, X: Any, y: Any = None) -> float:
+    """Minus the Davies-Bouldin index of the predicted clusters in the embedding.
+
+    Parameters
+    ----------
+    estimator : fitted clusterer
+        With ``predict`` and ``transform``.
+    X : array-like or list of paths of length n_samples
+        Whatever the estimator takes.
+    y : ignored
+        So that it can be used as ``scoring=``.
+
+    Returns
+    -------
+    score : float
+        At most 0, higher is better; -1e6, the lowest value, where the index is
+        undefined: with one cluster, with as many clusters as samples, or where all
+        clusters have the same centre.
+
+    See Also
+    --------
+    sklearn.metrics.davies_bouldin_score : The index itself.
+    """
+    embedding, labels = _embedding_and_labels(estimator, X)
+    if _is_degenerate(labels):
+        return _WORST_DAVIES_BOULDIN
+    index = float(davies_bouldin_score(embedding, labels))
+    if index == 0.0:
+        # scikit-learn returns 0, its best value, for a collapsed embedding too
+        centers = np.stack([embedding[labels == k].mean(0) for k in np.unique(labels)])
+        if np.allclose(centers, centers[0], rtol=0, atol=1e-8):
+            return _WORST_DAVIES_BOULDIN
+    return max(-index, _WORST_DAVIES_BOULDIN)
+
+
+def balance_scorer(estimator: Any, X: Any, y: Any = None) -> float:
+    """How evenly the samples are spread over the clusters.
+
+    Parameters
+    ----------
+    estimator : fitted clusterer
+        With ``predict``. If it, or the last step of it as a pipeline, has an integer
+        ``n_clusters``, then clusters that stay empty lower the score.
+    X : array-like or list of paths of length n_samples
+        Whatever the estimator takes.
+    y : ignored
+        So that it can be used as ``scoring=``.
+
+    Returns
+    -------
+    score : float
+        From 0 (everything in one cluster) to 1 (all clusters of one size).
+
+    See Also
+    --------
+    cluster_balance : The same for labels.
+
+    Notes
+    -----
+    It tells a collapse, not a good clustering: random labels are balanced too. Read
+    it beside another score; on unbalanced classes it should not be 1.
+    """
+    labels = np.asarray(estimator.predict(X))
+    clusterer = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    n_clusters = getattr(clusterer, "n_clusters", None)
+    n_found = len(np.unique(labels))
+    if not isinstance(n_clusters, Integral):
+        n_clusters = n_found
+    return cluster_balance(labels, n_clusters=max(n_clusters, n_found))
+
+
+def calibration_scorer(estimator: Any, X: Any, y: ArrayLike) -> float:
+    """Minus the expected calibration error of ``predict_proba``.
+
+    Parameters
+    ----------
+    estimator : fitted clusterer
+        With ``predict_proba``.
+    X : array-like or list of paths of length n_samples
+        Whatever the estimator takes.
+    y : array-like of shape (n_samples,)
+        The classes.
+
+    Returns
+    -------
+    score : float
+        From -1 to 0, higher is better.
+
+    See Also
+    --------
+    expected_calibration_error : The error itself.
+    """
+    return -expected_calibration_error(y, estimator.predict_proba(X))
+
+
+#: Scorers with labels, for ``scoring=`` where ``y`` holds the classes.
+clustering_accuracy_scorer = make_scorer(clustering_accuracy)
+balanced_clustering_accuracy_scorer = make_scorer(balanced_clustering_accuracy)
+
+
+def whole_data_split(X: Any) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Return the one "fold" of a search without cross-validation.
+
+    A clustering of all data is chosen by its score on these same data: the labels
+    that are wanted are those of the training samples.
+
+    Parameters
+    ----------
+    X : int or array-like
+        The number of samples, or the samples.
+
+    Returns
+    -------
+    cv : list of one tuple (train, test)
+        Both hold the indices of all samples. Goes into ``cv=``.
+
+    Raises
+    ------
+    ValueError
+        If there are no samples.
+
+    Examples
+    --------
+    >>> from skdeepcluster.metrics import whole_data_split
+    >>> whole_data_split(3)
+    [(array([0, 1, 2]), array([0, 1, 2]))]
+    """
+    n_samples = X if isinstance(X, Integral) else len(X)
+    if n_samples < 1:
+        raise ValueError(
+            f"Got {n_samples} samples to split; pass the samples, or their number."
+        )
+    everything = np.arange(n_samples)
+    return [(everything, everything)]
