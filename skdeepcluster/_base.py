@@ -173,7 +173,7 @@ class DeepClusterer(
         """Return skorch's ``optimizer`` and ``optimizer__...`` parameters."""
         return {"optimizer": torch.optim.AdamW}
 
-    # -- nested parameters of the net: shown as net__..., held in net_params ------------
+    # -- nested parameters of the net: shown as net__..., held in net_params -----------
 
     def get_params(self, deep=True):
         """Get parameters; with ``deep``, those of the net as ``net__...``.

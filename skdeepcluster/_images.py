@@ -274,8 +274,8 @@ def _layout(array_shape, image_shape):
             )
     if len(fits) == 2 and candidates[True] != candidates[False]:
         raise ValueError(
-            f"X has shape {tuple(array_shape)}, which is ambiguous: the channels may be "
-            f"axis 1 (images of shape {candidates[False]}) or axis 3 (images of shape "
+            f"X has shape {tuple(array_shape)}, which is ambiguous: the channels may "
+            f"be axis 1 (images of shape {candidates[False]}) or axis 3 (of shape "
             f"{candidates[True]}). Pass image_shape=(C, H, W) to say which."
         )
     return candidates[fits[0]], fits[0]

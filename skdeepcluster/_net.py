@@ -104,14 +104,29 @@ class ClusterModule(nn.Module):
 
 
 @torch.no_grad()
-def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Move the teacher's parameters: ``t <- momentum * t + (1 - momentum) * s``.
+def ema_update(
+    teacher: nn.Module, student: nn.Module, momentum: float, buffers: bool = False
+) -> None:
+    """Move the teacher: ``t <- momentum * t + (1 - momentum) * s``.
 
-    Buffers stay: a teacher's batch norms keep their own running statistics.
+    Parameters
+    ----------
+    teacher, student : Module
+        Of the same structure.
+    momentum : float
+    buffers : bool
+        Whether the running statistics of batch norms move too. A teacher that runs in
+        training mode keeps its own.
     """
-    torch._foreach_lerp_(
-        list(teacher.parameters()), list(student.parameters()), 1.0 - momentum
-    )
+    pairs = [*zip(teacher.parameters(), student.parameters(), strict=True)]
+    if buffers:
+        pairs += [
+            pair
+            for pair in zip(teacher.buffers(), student.buffers(), strict=True)
+            if pair[0].is_floating_point()
+        ]
+    to, by = zip(*pairs, strict=True)
+    torch._foreach_lerp_(list(to), list(by), 1.0 - momentum)
 
 
 class WarmupCosine:

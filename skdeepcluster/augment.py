@@ -329,7 +329,7 @@ class ColorJitter(_Augmentation):
             (adjust_hue, self.hue, 0),
         )
         chosen = _chosen(x, self.p)
-        for i in torch.randperm(4).tolist():
+        for i in torch.randperm(4).tolist():  # on the CPU: no wait for a GPU
             operation, strength, neutral = operations[i]
             if strength:
                 x = operation(x, neutral + chosen * _uniform(x, -strength, strength))

@@ -162,8 +162,7 @@ def resolve_backbone(backbone, image_shape, device):
         known = ", ".join(repr(name) for name in ["auto", *BACKBONES])
         raise ValueError(
             f"backbone={backbone!r} is unknown. Pass {known}, the name of a "
-            "torchvision classification model such as 'resnet50' or 'mobilenet_v3_small'"
-            ", or an nn.Module."
+            "torchvision classification model such as 'resnet50', or an nn.Module."
         )
     return backbone
 

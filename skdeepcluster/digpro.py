@@ -22,6 +22,8 @@ from .heads import projection_head
 from .losses import nt_xent
 
 ABSENT = -10.0  # logit of a cluster without a sample in the batch
+STEPS = 600  # of max_epochs="auto"
+PAIRS = ((0, 1), (1, 0))  # of views: the online one and the one that gives the target
 
 
 def alignment_loss(predicted: Tensor, target: Tensor) -> Tensor:
@@ -127,8 +129,9 @@ class DigProModule(ClusterModule):
         Widths of the projection and of the hidden layers of projector and predictor.
     warmup_steps : int
         Steps without prototype loss and without noise.
-    group_reset : int or None
-        Steps between two resets of the groups.
+    reset_steps : int or None
+        Steps between two resets of the groups by a k-means of the bank; None lets
+        them follow the prototypes of each E-step.
     bank_size : int
         Online projections that a reset clusters.
     **options
@@ -146,20 +149,21 @@ class DigProModule(ClusterModule):
         feature_dim,
         hidden_dim,
         warmup_steps,
-        group_reset,
+        reset_steps,
         bank_size,
         **options,
     ):
         super().__init__(scaling, augmentation)
         self.n_clusters, self.warmup_steps = n_clusters, warmup_steps
-        self.group_reset, self.options = group_reset, options
+        self.reset_steps, self.options = reset_steps, options
+        self.aligns = options["instance"] == "alignment"
         network, width = make_backbone(backbone, image_shape)
         projector = projection_head(width, hidden_dim, feature_dim)
         self.online = nn.Sequential(OrderedDict(backbone=network, projector=projector))
         self.teacher = copy.deepcopy(self.online).requires_grad_(False)
-        self.predictor = projection_head(feature_dim, hidden_dim, feature_dim)
-        for layer in self.predictor:
-            if isinstance(layer, nn.Linear):
+        if self.aligns:
+            self.predictor = projection_head(feature_dim, hidden_dim, feature_dim)
+            for layer in (self.predictor[0], self.predictor[-1]):
                 nn.init.normal_(layer.weight, std=0.01)
                 nn.init.zeros_(layer.bias)
         self.register_buffer("groups", torch.rand(n_clusters, feature_dim))
@@ -181,52 +185,56 @@ class DigProModule(ClusterModule):
 
     def losses(self, batch):
         """Parts ``instance``, ``group`` and ``prototype`` of one batch, weighted."""
-        o = self.options
-        warm = self.step <= self.warmup_steps
-        if self.group_reset and self.step > 1 and self.step % self.group_reset == 0:
+        o, warm = self.options, self.step <= self.warmup_steps
+        if self.reset_steps and self.step > 1 and self.step % self.reset_steps == 0:
             self.reset_groups()
 
-        online = [self.run(self.online, view) for view in batch.views]
-        with torch.no_grad():
-            target = [
-                F.normalize(self.run(self.teacher, view), dim=1) for view in batch.views
-            ]
-        predicted = [self.run(self.predictor, q) for q in online]
+        q = [self.run(self.online, view) for view in batch.views]
+        if self.aligns:
+            with torch.no_grad():
+                k = [F.normalize(self.run(self.teacher, v), dim=1) for v in batch.views]
+            u = [self.run(self.predictor, x) for x in q]
+            instance = 0.5 * sum(
+                alignment_loss(self.noisy(q[a], u[a], warm), k[b]) for a, b in PAIRS
+            )
+        else:
+            k = [F.normalize(x.detach(), dim=1) for x in q]
+            u = q
+            instance = nt_xent(*q, o["instance_temperature"])
 
-        parts = {"instance": 0.0, "group": 0.0}
-        if o["instance"] == "contrast":
-            parts["instance"] = nt_xent(*online, o["instance_temperature"])
-        labels = self.labels[batch.index]
-        for a, b in ((0, 1), (1, 0)):
-            if o["instance"] == "alignment":
-                noisy = predicted[a]
-                if o["noise_std"] > 0 and not warm:
-                    noise = o["noise_std"] * torch.randn_like(online[a])
-                    noisy = self.run(self.predictor, online[a] + noise)
-                parts["instance"] += 0.5 * alignment_loss(noisy, target[b])
-            loss, groups = group_loss(
-                predicted[a],
-                online[a],
-                target[b],
+        group = 0.0
+        for a, b in PAIRS:
+            loss, moved = group_loss(
+                u[a],
+                q[a],
+                k[b],
                 self.groups,
                 o["group_momentum"],
                 o["group_temperature"],
             )
             # at once: the second pair starts from the groups that the first one moved
-            self.groups = groups.detach()
-            parts["group"] += 0.5 * o["group_weight"] * loss
-            if not warm:
-                loss = prototype_loss(
-                    online[a],
-                    target[b],
-                    labels,
-                    self.n_clusters,
-                    o["prototype_temperature"],
+            self.groups = moved.detach()
+            group = group + 0.5 * loss
+        if self.reset_steps:
+            self.remember(q)
+        parts = {"instance": instance, "group": o["group_weight"] * group}
+        if not warm:
+            labels, k_clusters = self.labels[batch.index], self.n_clusters
+            parts["prototype"] = o["prototype_weight"] * sum(
+                0.5
+                * prototype_loss(
+                    q[a], k[b], labels, k_clusters, o["prototype_temperature"]
                 )
-                parts.setdefault("prototype", 0.0)
-                parts["prototype"] += 0.5 * o["prototype_weight"] * loss
-        self.remember(online)
+                for a, b in PAIRS
+            )
         return parts
+
+    def noisy(self, online, predicted, warm):
+        """Prediction of the projections moved by noise; none while warming up."""
+        std = self.options["noise_std"]
+        if warm or std == 0:
+            return predicted
+        return self.run(self.predictor, online + std * torch.randn_like(online))
 
     @torch.no_grad()
     def remember(self, online):
@@ -243,7 +251,11 @@ class DigProModule(ClusterModule):
 
     def after_step(self):
         """Move the teacher towards the online network."""
-        ema_update(self.teacher, self.online, self.options["ema_momentum"])
+        momentum = self.options["ema_momentum"]
+        if not self.aligns:  # the average of a young run is short
+            momentum = min(momentum, 1 - 2 / (self.step + 2))
+        # a teacher that sees no training batch has no batch statistics of its own
+        ema_update(self.teacher, self.online, momentum, buffers=not self.aligns)
         self.step += 1
 
     # -- E-step: all images ------------------------------------------------------------
@@ -276,6 +288,8 @@ class DigProModule(ClusterModule):
             max_iter=max_iter,
         )
         self.refreshed = True
+        if self.reset_steps is None:
+            self.groups = self.centers.clone()
         return features
 
 
@@ -295,9 +309,8 @@ class DigPro(DeepClusterer):
         "prototype_temperature": [Interval(Real, 0, None, closed="neither")],
         "group_momentum": [Interval(Real, 0, 1, closed="both")],
         "group_reset": [
-            StrOptions({"auto", "n_clusters"}),
+            StrOptions({"epoch", "n_clusters"}),
             Interval(Integral, 1, None, closed="left"),
-            None,
         ],
         "bank_size": [
             StrOptions({"auto"}),
@@ -306,6 +319,7 @@ class DigPro(DeepClusterer):
         "ema_momentum": [Interval(Real, 0, 1, closed="both")],
         "noise_std": [Interval(Real, 0, None, closed="left")],
         "warmup": [Interval(Real, 0, 1, closed="both")],
+        "lr_warmup": [Interval(Real, 0, 1, closed="both")],
         "feature_dim": [Interval(Integral, 2, None, closed="left")],
         "hidden_dim": [Interval(Integral, 1, None, closed="left")],
         "predictor_lr_scale": [Interval(Real, 0, None, closed="neither")],
@@ -325,18 +339,19 @@ class DigPro(DeepClusterer):
         instance="contrast",
         instance_temperature=0.5,
         group_weight=0.3,
-        prototype_weight=0.1,
+        prototype_weight=1.0,
         group_temperature=0.1,
         prototype_temperature=0.5,
         group_momentum=0.99,
-        group_reset="auto",
+        group_reset="epoch",
         bank_size="auto",
-        ema_momentum=0.95,
+        ema_momentum=0.99,
         noise_std=1e-3,
-        warmup=0.1,
-        feature_dim=128,
+        warmup=0.3,
+        lr_warmup=0.05,
+        feature_dim=64,
         hidden_dim=512,
-        predictor_lr_scale=1.0,
+        predictor_lr_scale=10.0,
         n_init=3,
         device="auto",
         precision="auto",
@@ -364,6 +379,7 @@ class DigPro(DeepClusterer):
         self.ema_momentum = ema_momentum
         self.noise_std = noise_std
         self.warmup = warmup
+        self.lr_warmup = lr_warmup
         self.feature_dim = feature_dim
         self.hidden_dim = hidden_dim
         self.predictor_lr_scale = predictor_lr_scale
@@ -376,15 +392,16 @@ class DigPro(DeepClusterer):
         self.random_state = random_state
 
     def _module(self, plan):
-        group_reset = self.group_reset
-        if group_reset == "n_clusters":
-            group_reset = self.n_clusters
-        elif group_reset == "auto":
-            group_reset = max(self.n_clusters, plan.steps_per_epoch // 4)
+        reset_steps = {"epoch": None, "n_clusters": self.n_clusters}.get(
+            self.group_reset, self.group_reset
+        )
         bank_size = self.bank_size
-        if bank_size == "auto":
+        if reset_steps is None:
+            bank_size = 0  # no reset reads it
+        elif bank_size == "auto":
+            # what the steps between two resets see, and 50 rows a group at least
             batch_size = min(self.batch_size, plan.n_samples)
-            bank_size = max(2 * batch_size * (group_reset or 1), 50 * self.n_clusters)
+            bank_size = max(2 * batch_size * reset_steps, 50 * self.n_clusters)
         options = (
             "instance",
             "instance_temperature",
@@ -405,23 +422,23 @@ class DigPro(DeepClusterer):
             "feature_dim": self.feature_dim,
             "hidden_dim": self.hidden_dim,
             "warmup_steps": round(self.warmup * plan.total_steps),
-            "group_reset": group_reset,
+            "reset_steps": reset_steps,
             "bank_size": bank_size,
             **{name: getattr(self, name) for name in options},
         }
 
     def _auto_epochs(self, n_samples, steps_per_epoch):
-        return epochs_for(1500, steps_per_epoch)
+        return epochs_for(STEPS, steps_per_epoch)
 
     def _schedule(self, plan):
-        return WarmupCosine(self.warmup * plan.total_steps, plan.total_steps)
+        return WarmupCosine(self.lr_warmup * plan.total_steps, plan.total_steps)
 
     def _optimizer_params(self):
-        rate = self.predictor_lr_scale * self.lr
-        return {
-            **super()._optimizer_params(),
-            "optimizer__param_groups": [("predictor.*", {"lr": rate})],
-        }
+        params = {"optimizer": torch.optim.AdamW, "optimizer__weight_decay": 1e-4}
+        if self.instance == "alignment":
+            rate = self.predictor_lr_scale * self.lr
+            params["optimizer__param_groups"] = [("predictor.*", {"lr": rate})]
+        return params
 
     def score(self, X, y=None):
         """Simplified silhouette of the embedding: higher is better, in [-1, 1].

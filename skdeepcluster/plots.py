@@ -450,7 +450,7 @@ class HistoryDisplay:
     >>> from skdeepcluster.plots import HistoryDisplay
     >>> history = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.5}]
     >>> display = HistoryDisplay(history=history).plot()
-    >>> [ax.get_title() for ax in display.axes_]
+    >>> [ax.get_title(loc="left") for ax in display.axes_]
     ['loss']
     """
 

@@ -1,0 +1,242 @@
+"""What the engine costs: images a second of ``fit``, beside two loops without it.
+
+- *bare*: a plain PyTorch loop with the same module, views, optimiser, schedule and
+  k-means after each epoch, but without skorch, history and scikit-learn.
+- *per image*: the same loop, its views made by torchvision's v2 transforms image by
+  image in a ``DataLoader``, with as many workers as is fastest.
+
+The three run in turn, several times; each ratio is the median over the turns. The
+share of the epoch that k-means takes is measured inside the bare loop.
+
+    python examples/benchmarks/bench_engine.py --json records/engine.json
+"""
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+import record
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from skdeepcluster import DigPro, _kmeans, digpro
+from skdeepcluster._base import Plan, resolve_device, resolve_precision
+from skdeepcluster._images import Images, Scaling, seeded
+from skdeepcluster._net import Batch, EpochBatches
+from skdeepcluster.augment import make_augmentation
+from skdeepcluster.backbones import resolve_backbone
+
+
+def build(images, settings, device):
+    """Module, optimiser and scheduler, as ``fit`` builds them."""
+    estimator = DigPro(10, **settings)
+    shape = images.shape
+    plan = Plan(
+        image_shape=shape,
+        n_samples=len(images),
+        backbone=resolve_backbone("auto", shape, device),
+        scaling=Scaling(images),
+        augmentation=make_augmentation("auto", shape),
+        max_epochs=estimator.max_epochs,
+        steps_per_epoch=EpochBatches.count(len(images), estimator.batch_size),
+    )
+    cls, params = estimator._module(plan)
+    module = cls(scaling=plan.scaling, augmentation=plan.augmentation, **params)
+    module.to(device).to(memory_format=torch.channels_last)
+    module.bfloat16 = resolve_precision("auto", device, shape)
+    options = {
+        key.removeprefix("optimizer__"): value
+        for key, value in estimator._optimizer_params().items()
+        if key.startswith("optimizer__") and key != "optimizer__param_groups"
+    }
+    optimizer = torch.optim.AdamW(module.parameters(), lr=estimator.lr, **options)
+    schedule = estimator._schedule(plan)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+    return module, optimizer, scheduler
+
+
+def embed(module, images, device):
+    """Embed all images in order."""
+    module.eval()
+    with torch.no_grad():
+        return torch.cat(
+            [module.encode(module.scaling(x.to(device))) for x in images.chunks(512)]
+        )
+
+
+def loop(module, optimizer, scheduler, images, batches, epochs, device):
+    """Train for some epochs; return images a second and the share of k-means."""
+    clock = {"kmeans": 0.0}
+    original = _kmeans.spherical_kmeans
+
+    def timed(*args, **kwargs):
+        began = time.perf_counter()
+        out = original(*args, **kwargs)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        clock["kmeans"] += time.perf_counter() - began
+        return out
+
+    digpro.spherical_kmeans = timed
+    module.refresh(lambda: embed(module, images, device))
+    clock["kmeans"] = 0.0
+    began, seen = time.perf_counter(), 0
+    for _ in range(epochs):
+        for index, view_1, view_2 in batches():
+            module.train()
+            batch = Batch(index, None, [view_1, view_2])
+            loss = sum(module.losses(batch).values())
+            optimizer.zero_grad()
+            loss.backward()
+            loss.item()
+            optimizer.step()
+            module.after_step()
+            scheduler.step()
+            seen += len(index)
+        module.refresh(lambda: embed(module, images, device))
+    seconds = time.perf_counter() - began
+    digpro.spherical_kmeans = original
+    return seen / seconds, clock["kmeans"] / seconds
+
+
+def engine(X, images, settings, device):
+    """Train by ``fit``: epochs by their own clock, which includes k-means."""
+    fitted = DigPro(10, device=str(device), **settings).fit(X)
+    seconds = sum(row["seconds"] for row in fitted.history_)
+    seen = sum(row["seconds"] * row["images_per_second"] for row in fitted.history_)
+    return seen / seconds
+
+
+def bare(X, images, settings, device):
+    """Train by a plain loop over the same batched views."""
+    with seeded(0, device):
+        parts = build(images, settings, device)
+        module = parts[0]
+        data = images.to(device)
+        order = EpochBatches(len(images), DigPro(**settings).batch_size)
+
+        def batches():
+            for index in order:
+                raw, _ = data[index]
+                unit = module.scaling.unit(raw.to(device))
+                views = [
+                    module.scaling.standardize(module.augmentation(unit))
+                    for _ in range(2)
+                ]
+                yield index.to(device), *views
+
+        return loop(*parts, data, batches, settings["max_epochs"], device)
+
+
+class PerImage(Dataset):
+    """Two views of one image, made by torchvision."""
+
+    def __init__(self, X, transform):
+        self.X, self.transform = torch.from_numpy(X), transform
+
+    def __len__(self):
+        return len(self.X)
+
+    def __getitem__(self, i):
+        x = self.X[i]
+        return i, self.transform(x), self.transform(x)
+
+
+def torchvision_views(shape):
+    """The chain of v2 transforms that is nearest to the recipe of ``"auto"``."""
+    size = shape[1:]
+    if shape[0] == 1:
+        chain = [
+            v2.RandomResizedCrop(size, scale=(0.5, 1.0), antialias=True),
+            v2.RandomRotation(12),
+            v2.ColorJitter(brightness=0.4, contrast=0.4),
+        ]
+    else:
+        chain = [
+            v2.RandomResizedCrop(size, scale=(0.2, 1.0), antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+            v2.RandomGrayscale(0.2),
+        ]
+    return v2.Compose([*chain, v2.ToDtype(torch.float32, scale=True)])
+
+
+def per_image(X, images, settings, device, workers):
+    """Train by the same loop, fed image by image."""
+    X = X[:, None] if X.ndim == 3 else X
+    with seeded(0, device):
+        parts = build(images, settings, device)
+        module = parts[0]
+        loader = DataLoader(
+            PerImage(X, torchvision_views(images.shape)),
+            batch_size=DigPro(**settings).batch_size,
+            shuffle=True,
+            drop_last=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
+
+        def batches():
+            for index, *views in loader:
+                yield (
+                    index.to(device),
+                    *(module.scaling.standardize(view.to(device)) for view in views),
+                )
+
+        return loop(*parts, images, batches, settings["max_epochs"], device)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--n", type=int, default=10_000)
+    parser.add_argument("--shape", type=int, nargs=3, default=(1, 28, 28))
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--workers", type=int, nargs="+", default=(0, 2))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json")
+    args = parser.parse_args()
+
+    device = resolve_device(args.device)
+    shape = tuple(args.shape)
+    X = np.random.default_rng(0).integers(0, 256, (args.n, *shape), dtype=np.uint8)
+    images = Images(X, shape)
+    settings = {"max_epochs": args.epochs, "random_state": 0}
+    bare(X, images, {**settings, "max_epochs": 1}, device)  # warm-up, not counted
+
+    rows = []
+    for turn in range(args.repeats):
+        row = {"engine": engine(X, images, settings, device)}
+        row["bare"], row["kmeans_share"] = bare(X, images, settings, device)
+        row["per_image"] = max(
+            per_image(X, images, settings, device, workers)[0]
+            for workers in args.workers
+        )
+        rows.append(row)
+        print(f"turn {turn}:", {k: round(v, 3) for k, v in row.items()}, flush=True)
+
+    def median(function):
+        return statistics.median(function(row) for row in rows)
+
+    summary = {
+        "engine_images_per_second": median(lambda r: r["engine"]),
+        "engine_over_bare": median(lambda r: r["engine"] / r["bare"]),
+        "engine_over_per_image": median(lambda r: r["engine"] / r["per_image"]),
+        "kmeans_share_of_epoch": median(lambda r: r["kmeans_share"]),
+    }
+    for name, value in summary.items():
+        print(f"{name:28s} {value:10.3f}")
+    record.write(
+        args.json,
+        script="examples/benchmarks/bench_engine.py",
+        arguments={k: v for k, v in vars(args).items() if k != "json"},
+        environment=record.environment(device),
+        summary=summary,
+        turns=rows,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""What the tests share: small settings, tiny images, real images where they are."""
+
+import os
+import sys
+from pathlib import Path
+
+# before torch is imported: tiny nets lose by threads, and xdist runs several workers
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+
+SMALL = {
+    "n_clusters": 3,
+    "max_epochs": 2,
+    "batch_size": 32,
+    "feature_dim": 8,
+    "hidden_dim": 16,
+    "random_state": 0,
+}
+PACKS = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture
+def stripes():
+    """60 grey images, (60, 8, 8) uint8, of three kinds, and their kinds."""
+    rng = np.random.default_rng(0)
+    kinds = np.arange(60) % 3
+    images = rng.integers(0, 60, size=(60, 8, 8))
+    images[kinds == 0, 2:4, :] += 180
+    images[kinds == 1, :, 4:6] += 180
+    images[kinds == 2, 5:, 5:] += 180
+    return images.astype(np.uint8), kinds
+
+
+@pytest.fixture
+def packs():
+    """The function that reads the packs of real images, or a skip."""
+    if not (PACKS / "read_packs.py").exists():
+        pytest.skip("the packs of real images are not beside the checkout")
+    sys.path.insert(0, str(PACKS))
+    try:
+        from read_packs import load
+    finally:
+        sys.path.remove(str(PACKS))
+    return lambda name: load(str(PACKS / name))
