@@ -51,7 +51,7 @@ def resolve_device(device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-        torch.empty(1, device=resolved)
+        torch.empty(1, device=resolved).cpu()  # what "meta" cannot do
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -304,7 +304,14 @@ class DeepClusterer(
             **{f"module__{key}": value for key, value in module_params.items()},
             **(self.net_params or {}),
         }
-        return ClusterNet(module, **params).initialize()
+        try:
+            net = ClusterNet(module, **params)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"net_params={self.net_params!r} cannot be used: {error} Known are the "
+                "parameters of skorch.NeuralNet, such as optimizer__weight_decay."
+            ) from error
+        return net.initialize()
 
     def _state(self, net):
         """Return what prediction needs of a net, trained or still in training."""

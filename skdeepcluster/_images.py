@@ -155,13 +155,16 @@ def _n_threads():
 
 
 def _open(path):
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         return Image.open(path)
     except FileNotFoundError:
-        raise ValueError(f"The image file {str(path)!r} does not exist.") from None
-    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(
+            f"The image file {str(path)!r} does not exist. Remove it from X, or pass "
+            "its whole path."
+        ) from None
+    except Exception as error:  # the readers of broken headers raise nearly anything
         raise ValueError(
             f"The file {str(path)!r} is not an image that Pillow can read ({error}). "
             "Remove it from X."
@@ -173,8 +176,9 @@ def _decode(path, shape):
     channels, height, width = shape
     with _open(path) as image:
         try:
+            image = _eight_bit(image, path)
             image = image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError) as error:
             raise ValueError(
                 f"The image file {str(path)!r} is truncated or damaged ({error}). "
                 "Remove it from X."
@@ -185,12 +189,25 @@ def _decode(path, shape):
     return pixels.transpose(2, 0, 1)
 
 
+def _eight_bit(image, path):
+    """Scale 16-bit greys, which Pillow would clip to white."""
+    if image.mode.startswith("I;16"):
+        return image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"The image file {str(path)!r} holds 32-bit values, whose range is not "
+            "known. Save it with 8 or 16 bits, or pass the images as an array."
+        )
+    return image
+
+
 def _shape_of_files(paths):
     """Return (C, H, W) if all files agree on it."""
 
     def header(path):
         with _open(path) as image:
-            return image.size, image.mode in ("1", "L", "I;16")
+            grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
+            return image.size, grey
 
     with ThreadPoolExecutor(_n_threads()) as pool:
         headers = list(pool.map(header, paths))
@@ -205,14 +222,39 @@ def _shape_of_files(paths):
 
 
 def _is_paths(X):
-    """Whether X is a list or 1-D array of file paths."""
-    if isinstance(X, np.ndarray) and X.ndim == 1 and X.dtype.kind in "OU":
-        X = X.tolist()
-    return (
-        isinstance(X, list | tuple)
-        and len(X) > 0
-        and all(isinstance(x, str | Path) for x in X)
-    )
+    """Whether X is a list of file paths."""
+    if isinstance(X, str | Path):
+        raise ValueError(
+            f"X is one path, {str(X)!r}; a list of image files was expected. Pass "
+            "[path], or load_image_folder(path).paths for the files of a folder."
+        )
+    if not isinstance(X, list | tuple):
+        return False
+    if not X:
+        raise ValueError(
+            "X is empty (n_samples = 0). Pass images, vectors or paths of image files."
+        )
+    other = [i for i, x in enumerate(X) if not isinstance(x, str | Path)]
+    if 0 < len(other) < len(X):
+        raise TypeError(
+            f"X mixes file paths with other things: X[{other[0]}] is "
+            f"{X[other[0]]!r:.80}. Pass paths only."
+        )
+    return not other
+
+
+def _stack(images):
+    """Make one array or tensor of a list of images."""
+    shapes = dict.fromkeys(tuple(np.shape(image)) for image in images)
+    if len(shapes) > 1:
+        first, second = list(shapes)[:2]
+        raise ValueError(
+            f"X is a list of images of {len(shapes)} different shapes, such as {first} "
+            f"and {second}. Resize them to one, or pass their files with image_shape."
+        )
+    if isinstance(images[0], torch.Tensor):
+        return torch.stack(list(images))
+    return np.asarray(images)
 
 
 def check_image_shape(image_shape):
@@ -257,10 +299,15 @@ def _layout(array_shape, image_shape):
     if image_shape is not None:
         fits = [last for last, shape in candidates.items() if shape == image_shape]
         if not fits:
+            if is_vector(image_shape):
+                raise ValueError(
+                    f"X has shape {tuple(array_shape)}; vectors (n, {image_shape[2]}) "
+                    "were expected, as in fit. Pass X.reshape(len(X), -1)."
+                )
             raise ValueError(
                 f"X has shape {tuple(array_shape)}, which does not hold images of "
                 f"image_shape={image_shape} (channels, height, width). Pass images of "
-                "that shape, as (n, C, H, W) or (n, H, W, C)."
+                "that shape, as (n, C, H, W) or (n, H, W, C); one image as image[None]."
             )
     elif len(candidates) == 1:
         fits = [False]
@@ -307,15 +354,22 @@ def as_images(estimator, X, *, reset):
     shape = (
         check_image_shape(estimator.image_shape) if reset else estimator.image_shape_
     )
+    if len(getattr(X, "shape", ())) == 1:
+        X = list(X)  # an array or a Series of paths or of images
     if _is_paths(X):
         return _files(estimator, list(X), shape, reset)
+    if isinstance(X, list | tuple) and np.ndim(X[0]) > 1:
+        X = _stack(X)
     if isinstance(X, torch.Tensor):
         X = X.detach().cpu()
         X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()
-    elif isinstance(X, list | tuple) and len(X) > 0 and np.ndim(X[0]) > 1:
-        X = np.asarray(X)  # a list of images of one size
     last = False
     if getattr(X, "ndim", 2) > 2:
+        if 0 in X.shape:
+            raise ValueError(
+                f"X has shape {tuple(X.shape)}, which is empty. Pass at least one image "
+                "of at least one pixel."
+            )
         shape, last = _layout(X.shape, shape)
         X = X.reshape(len(X), -1)
     elif not reset:
@@ -327,7 +381,8 @@ def as_images(estimator, X, *, reset):
         elif X.shape[1] != np.prod(shape):
             raise ValueError(
                 f"X has {X.shape[1]} features a row, but image_shape={shape} needs "
-                f"{' * '.join(map(str, shape))} = {np.prod(shape)}."
+                f"{' * '.join(map(str, shape))} = {np.prod(shape)}. Pass the shape "
+                "(channels, height, width) of the images in these rows."
             )
         estimator.image_shape_, estimator._channels_last = shape, last
     return Images(X, shape, last)
@@ -346,7 +401,7 @@ def _files(estimator, paths, shape, reset):
         if _num_samples(paths) < 2:
             raise ValueError(
                 f"Found {len(paths)} sample(s) (n_samples = {len(paths)}) while a "
-                "minimum of 2 is required."
+                "minimum of 2 is required. Pass more image files."
             )
         vars(estimator).pop("feature_names_in_", None)
         estimator.n_features_in_ = int(np.prod(shape))

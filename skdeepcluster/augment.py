@@ -156,10 +156,12 @@ def adjust_hue(x: Tensor, factor: Tensor) -> Tensor:
     high = torch.maximum(torch.maximum(red, green), blue)
     low = torch.minimum(torch.minimum(red, green), blue)
     chroma = high - low
-    red_leads, green_leads = high == red, high == green
-    hue = torch.where(green_leads, blue - red, red - green)
-    hue = torch.where(red_leads, green - blue, hue).div_(chroma.clamp(min=1e-12))
-    hue += torch.where(red_leads, 0.0, torch.where(green_leads, 2.0, 4.0))
+    # Which channel leads decides the formula; `lerp` by 0 or 1 chooses it exactly and,
+    # on a CPU, in half the time of `where`, which branches at every pixel.
+    per_chroma = chroma.clamp(min=1e-12).reciprocal_()
+    hue = (red - green).mul_(per_chroma).add_(4)
+    hue.lerp_((blue - red).mul_(per_chroma).add_(2), (high == green).to(x.dtype))
+    hue.lerp_((green - blue).mul_(per_chroma), (high == red).to(x.dtype))
     hue += 6 * factor[:, None, None]
     hue -= torch.floor(hue / 6) * 6  # `remainder` is slower
     # With value and chroma kept each channel is a clipped triangle of the hue, so

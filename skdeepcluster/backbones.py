@@ -205,9 +205,10 @@ def make_backbone(backbone, image_shape) -> tuple[nn.Module, int]:
         parameter = next(network.parameters(), torch.zeros(1))
         try:
             out = network.eval()(torch.zeros(2, *image_shape, device=parameter.device))
-        except RuntimeError as error:
+        except Exception as error:  # a model of the user's own may raise anything
             raise ValueError(
-                f"The backbone cannot read images of shape {image_shape}: {error}"
+                f"The backbone cannot read images of shape {image_shape}: {error}. Pass "
+                "another backbone, or resize the images."
             ) from error
     network.train(training)
     if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != 2:
