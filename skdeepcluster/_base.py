@@ -78,6 +78,20 @@ def resolve_precision(precision: str, device: torch.device, image_shape) -> bool
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
+ENGINE_KEYS = {
+    "module",
+    "criterion",
+    "dataset",
+    "train_split",
+    "bfloat16",
+    "iterator_train__batch_size",
+    "iterator_train__batch_sampler",
+    "iterator_train__drop_last",
+    "iterator_train__sampler",
+    "iterator_train__shuffle",
+}
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is known before training starts.
@@ -268,7 +282,11 @@ class DeepClusterer(
         ):
             net = self._make_net(plan, device, batch_size, bridge)
             images = images.to(device)
-            net.partial_fit(images)
+            try:
+                net.partial_fit(images)
+            except BaseException:  # callbacks have things to close, such as a bar
+                net.notify("on_train_end", X=images, y=None)
+                raise
             net.module_.finish(lambda: net.embed(images))
             self._finish(net, images)
         return self
@@ -279,7 +297,23 @@ class DeepClusterer(
             return int(np.random.SeedSequence().generate_state(1)[0])
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
+    def _check_net_params(self):
+        """Refuse what the estimator or its engine settles."""
+        own = {"lr", "max_epochs", "batch_size", "device", "callbacks", "verbose"}
+        for key in self.net_params or {}:
+            if key in own:
+                raise ValueError(
+                    f"net_params has the key {key!r}, which is a parameter of "
+                    f"{type(self).__name__} itself: pass {key}=... there."
+                )
+            if key in ENGINE_KEYS or key.startswith("module__"):
+                raise ValueError(
+                    f"net_params has the key {key!r}, which the engine settles. Leave "
+                    "it out."
+                )
+
     def _make_net(self, plan, device, batch_size, bridge):
+        self._check_net_params()
         module, module_params = self._module(plan)
         callbacks = [("collapse", CollapseWarning())]
         schedule = self._schedule(plan)
@@ -305,13 +339,14 @@ class DeepClusterer(
             **(self.net_params or {}),
         }
         try:
-            net = ClusterNet(module, **params)
+            return ClusterNet(module, **params).initialize()
         except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"net_params={self.net_params!r} cannot be used: {error} Known are the "
-                "parameters of skorch.NeuralNet, such as optimizer__weight_decay."
-            ) from error
-        return net.initialize()
+            if self.net_params:
+                error.add_note(
+                    f"net_params={self.net_params!r} went to skorch.NeuralNet: its "
+                    "keys are parameters of that, such as optimizer__weight_decay."
+                )
+            raise
 
     def _state(self, net):
         """Return what prediction needs of a net, trained or still in training."""
@@ -332,6 +367,8 @@ class DeepClusterer(
             }
             for row in net.history
         ]
+        # an epoch that Ctrl-C broke off has no losses
+        self.history_ = [row for row in self.history_ if "loss" in row]
         self.n_iter_ = len(self.history_)
         vars(self).update(self._state(net))
         labels = self._logits(images).argmax(1)
@@ -351,14 +388,22 @@ class DeepClusterer(
 
     # -- using the fitted networks -----------------------------------------------------
 
+    def _evaluate(self, function, images):
+        out, start = None, 0
+        for part in self.net_.batches(images, function):
+            if out is None:
+                out = np.empty((len(images), part.shape[1]), np.float32)
+            # at once: parts that stayed would fragment the heap, by a gigabyte soon
+            out[start : start + len(part)] = part.cpu().numpy()
+            start += len(part)
+        return out
+
     def _embed(self, images):
-        parts = self.net_.batches(images, self.net_.module_.encode)
-        return np.concatenate([part.cpu().numpy() for part in parts])
+        return self._evaluate(self.net_.module_.encode, images)
 
     def _logits(self, images):
         module = self.net_.module_
-        parts = self.net_.batches(images, lambda x: module.assign(module.encode(x)))
-        logits = np.concatenate([part.cpu().numpy() for part in parts])
+        logits = self._evaluate(lambda x: module.assign(module.encode(x)), images)
         return logits[:, self._kept]
 
     def transform(self, X):

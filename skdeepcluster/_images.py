@@ -173,12 +173,20 @@ def _open(path):
 
 def _decode(path, shape):
     """Decode one file to a uint8 array of shape (C, H, W)."""
+    from PIL import Image
+
     channels, height, width = shape
     with _open(path) as image:
+        if image.mode in ("I", "F"):
+            raise ValueError(
+                f"The image file {str(path)!r} holds 32-bit values, whose range is not "
+                "known. Save it with 8 or 16 bits, or pass the images as an array."
+            )
         try:
-            image = _eight_bit(image, path)
+            if image.mode.startswith("I;16"):  # Pillow would clip these to white
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image = image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
-        except (OSError, SyntaxError) as error:
+        except Exception as error:  # the decoders raise nearly anything, too
             raise ValueError(
                 f"The image file {str(path)!r} is truncated or damaged ({error}). "
                 "Remove it from X."
@@ -187,18 +195,6 @@ def _decode(path, shape):
             image = image.resize((width, height), resample=3)  # bicubic
         pixels = np.asarray(image, dtype=np.uint8).reshape(height, width, channels)
     return pixels.transpose(2, 0, 1)
-
-
-def _eight_bit(image, path):
-    """Scale 16-bit greys, which Pillow would clip to white."""
-    if image.mode.startswith("I;16"):
-        return image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(
-            f"The image file {str(path)!r} holds 32-bit values, whose range is not "
-            "known. Save it with 8 or 16 bits, or pass the images as an array."
-        )
-    return image
 
 
 def _shape_of_files(paths):
@@ -237,8 +233,8 @@ def _is_paths(X):
     other = [i for i, x in enumerate(X) if not isinstance(x, str | Path)]
     if 0 < len(other) < len(X):
         raise TypeError(
-            f"X mixes file paths with other things: X[{other[0]}] is "
-            f"{X[other[0]]!r:.80}. Pass paths only."
+            f"X mixes file paths with other things: X[{other[0]}] is of type "
+            f"{type(X[other[0]]).__name__}. Pass paths only."
         )
     return not other
 
@@ -301,8 +297,8 @@ def _layout(array_shape, image_shape):
         if not fits:
             if is_vector(image_shape):
                 raise ValueError(
-                    f"X has shape {tuple(array_shape)}; vectors (n, {image_shape[2]}) "
-                    "were expected, as in fit. Pass X.reshape(len(X), -1)."
+                    f"X has shape {tuple(array_shape)}; vectors of {image_shape[2]} "
+                    f"features were expected. Pass rows, (n, {image_shape[2]})."
                 )
             raise ValueError(
                 f"X has shape {tuple(array_shape)}, which does not hold images of "
@@ -367,8 +363,8 @@ def as_images(estimator, X, *, reset):
     if getattr(X, "ndim", 2) > 2:
         if 0 in X.shape:
             raise ValueError(
-                f"X has shape {tuple(X.shape)}, which is empty. Pass at least one image "
-                "of at least one pixel."
+                f"X has shape {tuple(X.shape)}, which is empty. Pass at least one "
+                "image of at least one pixel."
             )
         shape, last = _layout(X.shape, shape)
         X = X.reshape(len(X), -1)

@@ -24,14 +24,11 @@ class Batch(NamedTuple):
     ----------
     index : int64 tensor of shape (b,)
         Rows of the training data.
-    images : float32 tensor of shape (b, C, H, W)
-        The images as they are, standardised.
     views : list of ``n_views`` float32 tensors of shape (b, C, H, W)
         Augmented copies, standardised.
     """
 
     index: Tensor
-    images: Tensor
     views: list[Tensor]
 
 
@@ -228,14 +225,13 @@ class ClusterNet(NeuralNet):
         """Bring a raw batch to the device and draw its views."""
         module = self.module_
         unit = module.scaling.unit(raw.to(self.device, non_blocking=True))
-        if unit.shape[1] > 1:
-            unit = unit.contiguous(memory_format=torch.channels_last)
         views = [
-            module.scaling.standardize(module.augmentation(unit))
+            module.scaling.standardize(module.augmentation(unit)).contiguous(
+                memory_format=torch.channels_last
+            )
             for _ in range(module.n_views)
         ]
-        index = index.to(self.device, non_blocking=True)
-        return Batch(index, module.scaling.standardize(unit), views)
+        return Batch(index.to(self.device, non_blocking=True), views)
 
     def train_step_single(self, batch, **fit_params):
         module = self.module_
@@ -253,6 +249,8 @@ class ClusterNet(NeuralNet):
             self._sums[key] = self._sums.get(key, 0.0) + value
         self._n_seen += len(batch[0])
         self._n_steps += 1
+        # skorch puts groups of parameters with a rate of their own first
+        self._lr = self.optimizer_.param_groups[-1]["lr"]
         return {"loss": torch.tensor(values[0]), "y_pred": None}
 
     def _raise_not_finite(self, parts):
@@ -280,7 +278,7 @@ class ClusterNet(NeuralNet):
         record = self.history.record
         for name, value in self._sums.items():
             record(name, value / self._n_steps)
-        record("lr", self.optimizer_.param_groups[0]["lr"])
+        record("lr", self._lr)
         record("seconds", seconds)
         record("images_per_second", self._n_seen / seconds)
         for name, value in report.items():
@@ -299,7 +297,5 @@ class ClusterNet(NeuralNet):
         size = max(16, min(INFERENCE_BATCH, INFERENCE_PIXELS // (height * width)))
         for raw in images.chunks(size):
             x = module.scaling(raw.to(self.device))
-            if x.shape[1] > 1:
-                x = x.contiguous(memory_format=torch.channels_last)
             module.bfloat16 = bfloat16
-            yield function(x)
+            yield function(x.contiguous(memory_format=torch.channels_last))

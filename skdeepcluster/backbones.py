@@ -110,7 +110,10 @@ class _Torchvision(nn.Module):
                 f"{image_shape}. Use backbone='conv' or 'resnet18', or pass an "
                 "nn.Module."
             )
-        self.network = get_model(name, weights=None)
+        # heads of their own, which return more than one tensor in training
+        auxiliary = name in ("googlenet", "inception_v3")
+        options = {"aux_logits": False, "init_weights": True} if auxiliary else {}
+        self.network = get_model(name, weights=None, **options)
         for head in ("fc", "classifier", "head", "heads"):
             if hasattr(self.network, head):
                 setattr(self.network, head, nn.Identity())
@@ -149,28 +152,21 @@ def resolve_backbone(backbone, image_shape, device):
             return "mlp"
         small = max(image_shape[1:]) <= MAX_CONV_SIZE
         return "conv" if small and device.type == "cpu" else "resnet18"
-    if backbone in BACKBONES:
-        if is_vector(image_shape) and backbone != "mlp":
-            raise ValueError(
-                f"backbone={backbone!r} needs images, but X holds vectors. Use "
-                "backbone='mlp', or pass image_shape=(C, H, W) if the rows are images."
-            )
-        return backbone
-    from torchvision.models import list_models
+    if backbone not in BACKBONES:
+        from torchvision import models
 
-    if backbone not in list_models(module=_classifiers()):
-        known = ", ".join(repr(name) for name in ["auto", *BACKBONES])
+        if backbone not in models.list_models(module=models):
+            known = ", ".join(repr(name) for name in ["auto", *BACKBONES])
+            raise ValueError(
+                f"backbone={backbone!r} is unknown. Pass {known}, the name of a "
+                "torchvision classification model such as 'resnet50', or an nn.Module."
+            )
+    if is_vector(image_shape) and backbone != "mlp":
         raise ValueError(
-            f"backbone={backbone!r} is unknown. Pass {known}, the name of a "
-            "torchvision classification model such as 'resnet50', or an nn.Module."
+            f"backbone={backbone!r} needs images, but X holds vectors. Use "
+            "backbone='mlp', or pass image_shape=(C, H, W) if the rows are images."
         )
     return backbone
-
-
-def _classifiers():
-    from torchvision import models
-
-    return models
 
 
 def make_backbone(backbone, image_shape) -> tuple[nn.Module, int]:
@@ -200,21 +196,19 @@ def make_backbone(backbone, image_shape) -> tuple[nn.Module, int]:
         network = _Torchvision(backbone, image_shape)
     else:
         network = copy.deepcopy(backbone)
-    training = network.training
     with torch.no_grad():
         parameter = next(network.parameters(), torch.zeros(1))
         try:
             out = network.eval()(torch.zeros(2, *image_shape, device=parameter.device))
         except Exception as error:  # a model of the user's own may raise anything
             raise ValueError(
-                f"The backbone cannot read images of shape {image_shape}: {error}. Pass "
-                "another backbone, or resize the images."
+                f"The backbone cannot read images of shape {image_shape}. Pass "
+                f"another one, or resize the images. It said: {error}"
             ) from error
-    network.train(training)
     if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != 2:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ValueError(
             f"The backbone returned {got} for 2 images; features of shape (2, width) "
             "were expected. End it with nn.Flatten()."
         )
-    return network, out.shape[1]
+    return network.train(), out.shape[1]

@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
 from skdeepcluster import augment
+from skdeepcluster.augment import _random
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (3, 17, 23), (1, 24, 9)]
 IMAGE_MODULES = [
@@ -413,7 +414,7 @@ def test_jitter_draws_the_order_once_a_batch(monkeypatch):
         return call
 
     for name in names:
-        monkeypatch.setattr(augment, name, recorded(getattr(augment, name)))
+        monkeypatch.setattr(_random, name, recorded(getattr(augment, name)))
     module, orders = augment.ColorJitter(0.4, 0.4, 0.4, 0.1), set()
     for _ in range(20):
         calls.clear()

@@ -341,7 +341,7 @@ def make_module(**params):
 def two_views(n=B):
     index = torch.randperm(N)[:n]
     views = [torch.randn(n, *SHAPE), torch.randn(n, *SHAPE)]
-    return Batch(index, torch.zeros(n, *SHAPE), views)
+    return Batch(index, views)
 
 
 class Table(torch.nn.Module):
@@ -363,7 +363,7 @@ def ideal_module(**params):
     module.online, module.teacher = Table(rows), Table(rows)
     module.predictor = torch.nn.Identity()
     module.groups = torch.eye(3)
-    return module, Batch(torch.arange(3), torch.zeros(3, *SHAPE), [rows, rows])
+    return module, Batch(torch.arange(3), [rows, rows])
 
 
 def test_total_at_the_ideal_point():

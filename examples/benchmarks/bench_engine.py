@@ -86,7 +86,7 @@ def loop(module, optimizer, scheduler, images, batches, epochs, device):
     for _ in range(epochs):
         for index, view_1, view_2 in batches():
             module.train()
-            batch = Batch(index, None, [view_1, view_2])
+            batch = Batch(index, [view_1, view_2])
             loss = sum(module.losses(batch).values())
             optimizer.zero_grad()
             loss.backward()

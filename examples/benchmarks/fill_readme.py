@@ -1,0 +1,148 @@
+"""Write the measured numbers into the README: none of them is typed by hand.
+
+The tables come out of the records beside this script and go between the comments
+``<!-- numbers -->`` and ``<!-- /numbers -->``. The benchmark page of the documentation
+is made of the same tables.
+
+    python examples/benchmarks/fill_readme.py          # rewrite README.md
+    python examples/benchmarks/fill_readme.py --check  # fail if it is out of date
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+README = HERE.parents[1] / "README.md"
+BEGIN, END = "<!-- numbers -->", "<!-- /numbers -->"
+
+
+def real_images(record):
+    """Rows of the comparison on real images: the mean over the seeds, and its spread.
+
+    Parameters
+    ----------
+    record : dict
+        With ``runs``: one dict for each data set, method and seed.
+
+    Returns
+    -------
+    rows : list of lists of str
+        The first one is the header.
+    """
+    header = ["images", "n", "method", "seeds", "ACC", "NMI", "ARI", "seconds"]
+    groups = {}
+    for run in record["runs"]:
+        key = run["pack"], run["n"], run["method"]
+        groups.setdefault(key, []).append(run)
+    rows = [header]
+    for (pack, n, method), runs in groups.items():
+        scores = [mean_and_spread([r[m] for r in runs]) for m in ("acc", "nmi", "ari")]
+        seconds = statistics.median(r["seconds"] for r in runs)
+        rows.append(
+            [pack, f"{n:,}", method, str(len(runs)), *scores, f"{seconds:,.1f}"]
+        )
+    return rows
+
+
+def mean_and_spread(values):
+    """Format a mean and, of two values or more, the standard deviation."""
+    mean = f"{statistics.fmean(values):.3f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.3f}"
+
+
+def engine(record):
+    """Rows of what the engine costs, beside two loops without it."""
+    summary = record["summary"]
+    return [
+        ["of `fit`, against", "ratio"],
+        [
+            "a bare PyTorch loop over the same views, in images a second",
+            f"{summary['engine_over_bare']:.2f}",
+        ],
+        [
+            "a loop that makes the views image by image, in images a second",
+            f"{summary['engine_over_per_image']:.2f}",
+        ],
+        [
+            "k-means: its share of an epoch",
+            f"{summary['kmeans_share_of_epoch']:.3f}",
+        ],
+    ]
+
+
+def augment(record):
+    """Rows of the speed of the augmentations, beside torchvision image by image."""
+    rows = [["recipe", "shape", "images/s", "torchvision, images/s", "ratio"]]
+    for row in record["rows"]:
+        rows.append(
+            [
+                row["recipe"],
+                " × ".join(map(str, row["shape"])),
+                f"{row['ours_images_per_s']:,.0f}",
+                f"{row['torchvision_images_per_s']:,.0f}",
+                f"{row['ratio']:.1f}",
+            ]
+        )
+    return rows
+
+
+TABLES = {"real_images": real_images, "engine": engine, "augment": augment}
+
+
+def where(record):
+    """Say in one line when, on what and with what a record was measured."""
+    about = record.get("environment", record)
+    versions = about.get("versions", about)
+    device = about.get("hardware", about.get("device", "unknown device"))
+    parts = [f"Measured {about.get('date', 'at an unknown date')[:10]} on {device}"]
+    if "threads" in about:
+        parts.append(f"{about['threads']} thread(s)")
+    parts += [f"{name} {versions[name]}" for name in ("torch",) if name in versions]
+    return ", ".join(parts) + "."
+
+
+def as_markdown(rows):
+    """Render rows, the first one the header, as a table of Markdown."""
+    header, *body = rows
+    return "\n".join(
+        "| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *body]
+    )
+
+
+def numbers(folder):
+    """Return what belongs between the two comments."""
+    parts = []
+    for kind in ("real_images", "engine"):
+        path = folder / f"{kind}.json"
+        if path.exists():
+            record = json.loads(path.read_text())
+            parts += [as_markdown(TABLES[kind](record)), where(record)]
+    return "\n\n".join(parts) or "Not measured yet."
+
+
+def main():
+    """Rewrite the README, or compare it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    parser.add_argument("--records", type=Path, default=HERE / "records")
+    parser.add_argument("--readme", type=Path, default=README)
+    args = parser.parse_args()
+    old = args.readme.read_text()
+    if old.count(BEGIN) != 1 or old.count(END) != 1:
+        sys.exit(f"{args.readme} should hold {BEGIN} and {END} once each.")
+    before, rest = old.split(BEGIN)
+    after = rest.split(END)[1]
+    new = f"{before}{BEGIN}\n\n{numbers(args.records)}\n\n{END}{after}"
+    if args.check and new != old:
+        sys.exit(f"{args.readme} is out of date: run this script without --check.")
+    if not args.check:
+        args.readme.write_text(new)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Cluster packs of real images, and write ACC, NMI and ARI as a JSON record.
+
+Each pack is an ``.npz`` file with ``images`` (n, H, W) or (n, H, W, 3), uint8, and
+``labels``; the packs are not part of the project. The labels are used to score only.
+
+    python examples/benchmarks/real_images.py --packs FOLDER --json records/real.json
+
+``--curve MINUTES`` trains once a pack for about that long and records ACC after
+every epoch, instead of the table.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import record
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from skorch.callbacks import Callback
+
+from skdeepcluster import DigPro
+from skdeepcluster.metrics import clustering_accuracy
+
+NAMES = ("mnist_train", "fashion_mnist_train", "usps")
+
+
+def read(folder, name, n, seed):
+    """Draw n images of a pack; the draw depends on the seed."""
+    with np.load(Path(folder) / f"{name}.npz") as pack:
+        images, labels = pack["images"], pack["labels"]
+    rows = np.random.default_rng(seed).permutation(len(images))[:n]
+    return images[rows], labels[rows]
+
+
+def scores(labels_true, labels_pred):
+    """ACC, NMI and ARI."""
+    return {
+        "acc": clustering_accuracy(labels_true, labels_pred),
+        "nmi": normalized_mutual_info_score(labels_true, labels_pred),
+        "ari": adjusted_rand_score(labels_true, labels_pred),
+    }
+
+
+class Curve(Callback):
+    """Score the pseudo-labels of each epoch; the scoring is not timed."""
+
+    def __init__(self, labels_true):
+        self.labels_true = labels_true
+
+    def on_train_begin(self, net, **kwargs):
+        self.rows_, self.cpu_ = [], time.process_time()
+
+    def on_epoch_end(self, net, **kwargs):
+        cpu = time.process_time()
+        self.rows_.append(
+            {
+                "epoch": len(net.history),
+                "seconds": sum(net.history[:, "seconds"]),
+                "cpu_seconds": cpu - self.cpu_,
+                **scores(self.labels_true, net.module_.labels.cpu().numpy()),
+            }
+        )
+        self.cpu_ += time.process_time() - cpu
+
+
+def table(packs, names, n, seeds, device):
+    """Run DigPro with its defaults and k-means on pixels, for each pack and seed."""
+    runs = []
+    for name in names:
+        for seed in seeds:
+            X, y = read(packs, name, n, seed)
+            k = len(np.unique(y))
+            models = {
+                "k-means": KMeans(k, n_init=10, random_state=seed),
+                "DigPro": DigPro(k, device=device, random_state=seed),
+            }
+            for method, model in models.items():
+                rows = X.reshape(len(X), -1) / 255.0 if method == "k-means" else X
+                wall, cpu = time.perf_counter(), time.process_time()
+                labels = model.fit_predict(rows)
+                runs.append(
+                    {
+                        "pack": name,
+                        "method": method,
+                        "seed": seed,
+                        "n": len(X),
+                        "seconds": time.perf_counter() - wall,
+                        "cpu_seconds": time.process_time() - cpu,
+                        "epochs": model.n_iter_,
+                        **scores(y, labels),
+                    }
+                )
+                print(runs[-1], flush=True)
+    return runs
+
+
+def curves(packs, names, n, seed, minutes, device):
+    """Train once a pack for about some minutes, by epochs timed beforehand."""
+    out = []
+    for name in names:
+        X, y = read(packs, name, n, seed)
+        k = len(np.unique(y))
+        probe = DigPro(k, max_epochs=3, device=device, random_state=seed).fit(X)
+        an_epoch = np.median([row["seconds"] for row in probe.history_])
+        epochs = max(1, round(60 * minutes / an_epoch))
+        curve = Curve(y)
+        model = DigPro(
+            k,
+            max_epochs=epochs,
+            device=device,
+            callbacks=[("curve", curve)],
+            random_state=seed,
+        ).fit(X)
+        final = scores(y, model.labels_)
+        step = max(1, len(curve.rows_) // 60)
+        out.append(
+            {
+                "pack": name,
+                "seed": seed,
+                "epochs": epochs,
+                "final": final,
+                "points": curve.rows_[step - 1 :: step],
+            }
+        )
+        print(name, epochs, curve.rows_[-1], final, flush=True)
+    return out
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--packs", required=True, help="folder of the .npz files")
+    parser.add_argument("--names", nargs="+", default=NAMES)
+    parser.add_argument("--n", type=int, default=10_000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    parser.add_argument("--curve", type=float, metavar="MINUTES")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    if args.curve:
+        result = {
+            "curves": curves(
+                args.packs, args.names, args.n, args.seeds[0], args.curve, args.device
+            )
+        }
+    else:
+        result = {
+            "runs": table(args.packs, args.names, args.n, args.seeds, args.device)
+        }
+        for name in args.names:
+            for method in ("k-means", "DigPro"):
+                runs = [
+                    r
+                    for r in result["runs"]
+                    if r["pack"] == name and r["method"] == method
+                ]
+                means = {
+                    key: float(np.mean([r[key] for r in runs]))
+                    for key in ("acc", "nmi", "ari", "seconds")
+                }
+                print(
+                    f"{name:22s} {method:8s}",
+                    {k: round(v, 3) for k, v in means.items()},
+                )
+    hidden = ("json", "packs")  # a record names no path of a machine
+    record.write(
+        args.json,
+        script="examples/benchmarks/real_images.py",
+        arguments={k: v for k, v in vars(args).items() if k not in hidden},
+        environment=record.environment("cuda" if args.device == "cuda" else "cpu"),
+        **result,
+    )
+
+
+if __name__ == "__main__":
+    main()

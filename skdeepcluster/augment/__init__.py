@@ -1,0 +1,148 @@
+"""Random views of a whole batch at once, with parameters drawn for each image.
+
+Images are floating tensors (b, C, H, W) with values in [0, 1]; vectors travel as
+(b, 1, 1, d) with centred, unit-scale values. The functions take their parameters as
+tensors (b,), one value an image, and equal their torchvision namesakes image by
+image. The modules draw the parameters from torch's generator of the batch's device.
+The recipes are the views that the estimators know by name.
+
+Nothing writes into its input, waits for the GPU or goes through a matrix product or
+a convolution, which autocast and TF32 would round. Where there are four channels the
+last is alpha: colour operations leave it alone.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from ._functional import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    gaussian_blur,
+    horizontal_flip,
+    resized_crop,
+    rgb_to_grayscale,
+)
+from ._random import (
+    ColorJitter,
+    FeatureMask,
+    GaussianBlur,
+    GaussianNoise,
+    RandomGrayscale,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    random_boxes,
+)
+
+__all__ = [
+    "RECIPES",
+    "ColorJitter",
+    "FeatureMask",
+    "GaussianBlur",
+    "GaussianNoise",
+    "RandomGrayscale",
+    "RandomHorizontalFlip",
+    "RandomResizedCrop",
+    "adjust_brightness",
+    "adjust_contrast",
+    "adjust_hue",
+    "adjust_saturation",
+    "digits",
+    "gaussian_blur",
+    "horizontal_flip",
+    "make_augmentation",
+    "random_boxes",
+    "resized_crop",
+    "rgb_to_grayscale",
+    "simclr",
+    "vector",
+    "weak",
+]
+
+
+def simclr(min_area: float = 0.2, blur: int = 0) -> nn.Module:
+    """Make views of colour photographs: crop, mirror, recolour, turn grey.
+
+    From Chen et al. (2020), "A Simple Framework for Contrastive Learning of Visual
+    Representations", with colour strength 0.5. They crop from `min_area` 0.08 and,
+    except on CIFAR-10, blur with a `blur`, the odd kernel size, of a tenth of the
+    image side. The defaults are milder: for small images and short training.
+    """
+    return nn.Sequential(
+        RandomResizedCrop(scale=(min_area, 1.0), flip=0.5),
+        ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+        RandomGrayscale(p=0.2),
+        GaussianBlur(blur) if blur else nn.Identity(),
+    )
+
+
+def digits() -> nn.Module:
+    """Make views of grey images whose orientation and stroke matter: no mirror."""
+    crop = RandomResizedCrop(scale=(0.5, 1.0), degrees=12.0)
+    return nn.Sequential(crop, ColorJitter(brightness=0.4, contrast=0.4))
+
+
+def weak() -> nn.Module:
+    """Make views that keep colour and orientation: crops of 0.8 to all of the area."""
+    return RandomResizedCrop(scale=(0.8, 1.0))
+
+
+def vector() -> nn.Module:
+    """Make views of centred, unit-scale vectors: add noise, set some features to 0."""
+    return nn.Sequential(GaussianNoise(std=0.1), FeatureMask(p=0.15))
+
+
+RECIPES: dict[str, Callable[[], nn.Module]] = {
+    recipe.__name__: recipe for recipe in (simclr, digits, weak, vector)
+}
+
+
+def make_augmentation(
+    augment: str | Callable[[Tensor], Tensor], image_shape: tuple[int, int, int]
+) -> Callable[[Tensor], Tensor]:
+    """Return the augmentation that an estimator's `augment` stands for.
+
+    What you make invariant you stop clustering by. ``"auto"`` is ``"vector"`` for
+    vectors, ``"digits"`` for one-channel images and ``"simclr"`` for all others,
+    which **mirrors and recolours**. To cluster by colour or by orientation pass
+    ``"weak"``, or a callable that changes only what does not matter to you.
+
+    Parameters
+    ----------
+    augment : "auto", a name in RECIPES or callable
+        A callable maps a batch (b, C, H, W) to one of the same shape, and is
+        returned as it is: images in [0, 1], or vectors (b, 1, 1, d).
+    image_shape : (int, int, int)
+        (C, H, W); (1, 1, d) stands for vectors.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or is one for images and the data are vectors, or
+        the other way round.
+    TypeError
+        If `augment` is neither a string nor callable.
+    """
+    if not isinstance(augment, str):
+        if callable(augment):
+            return augment
+        raise TypeError(
+            f"augment={augment!r} is neither a string nor callable; pass 'auto', one "
+            f"of {sorted(RECIPES)} or a callable from batch to batch "
+            "(torch.nn.Identity() for no augmentation)."
+        )
+    if image_shape[0] == image_shape[1] == 1:
+        kind, known, auto = "vectors", ["vector"], "vector"
+        hint = "; flattened images need image_shape=(C, H, W)"
+    else:
+        kind, known, hint = "images", sorted(RECIPES.keys() - {"vector"}), ""
+        auto = "digits" if image_shape[0] == 1 else "simclr"
+    name = auto if augment == "auto" else augment
+    if name not in known:
+        raise ValueError(
+            f"augment={name!r} is no recipe for {kind} of shape {tuple(image_shape)}; "
+            f"pass 'auto', one of {known} or a callable from batch to batch{hint}."
+        )
+    return RECIPES[name]()

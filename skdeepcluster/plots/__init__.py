@@ -1,0 +1,9 @@
+"""Pictures of a fitted clustering, as scikit-learn's Display objects.
+
+They need matplotlib: ``pip install skdeepcluster[plot]``.
+"""
+
+from ._history import HistoryDisplay
+from ._sheet import ClusterSheetDisplay
+
+__all__ = ["ClusterSheetDisplay", "HistoryDisplay"]

@@ -1,0 +1,42 @@
+"""Images on the disk are embedded and labelled in little memory."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "benchmarks" / "bench_memory.py"
+
+
+def bench(folder, n):
+    """Measure in a process of its own: a peak never falls again."""
+    path = folder / "record.json"
+    arguments = ["--n", str(n), "--folder", str(folder), "--json", str(path)]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(path.read_text())
+
+
+@pytest.mark.slow
+def test_many_images_on_the_disk(tmp_path):
+    record = bench(tmp_path, 200_000)
+    assert record["file_mib"] > 580
+    # the whole file was mapped and read: less would mean that nothing was measured
+    assert record["file_mib"] < record["peak_mib"] < 1500
+    # beside the touched pages of the file, little: no copy of it, not even as uint8
+    assert record["peak_mib"] - record["file_mib"] < 400
+
+
+@pytest.mark.slow
+def test_memory_beside_the_file_grows_with_the_output_only(tmp_path):
+    small, large = bench(tmp_path, 20_000), bench(tmp_path, 80_000)
+    beside = [r["peak_mib"] - r["file_mib"] for r in (small, large)]
+    outputs = 60_000 * (32 * 4 * 2 + 8) / 2**20  # embeddings, twice, and labels
+    assert beside[1] - beside[0] < outputs + 60
+    assert small["environment"]["versions"].keys() >= {"skdeepcluster", "torch"}
+    assert small["arguments"]["n"] == 20_000
+    assert small["arguments"]["seed"] == 0
