@@ -40,6 +40,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"plot_",
     "ignore_pattern": r"benchmarks",
+    "within_subsection_order": "FileNameSortKey",
     "reset_argv": "tables.quick",
     "download_all_examples": False,
     "show_memory": False,

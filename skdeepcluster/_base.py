@@ -306,7 +306,7 @@ class DeepClusterer(
                     f"net_params has the key {key!r}, which is a parameter of "
                     f"{type(self).__name__} itself: pass {key}=... there."
                 )
-            if key in ENGINE_KEYS or key.startswith("module__"):
+            if key in ENGINE_KEYS or str(key).startswith("module__"):
                 raise ValueError(
                     f"net_params has the key {key!r}, which the engine settles. Leave "
                     "it out."

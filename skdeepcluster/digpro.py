@@ -17,12 +17,13 @@ from ._base import DeepClusterer, epochs_for
 from ._images import as_images
 from ._kmeans import spherical_kmeans
 from ._net import ClusterModule, WarmupCosine, ema_update
+from .augment import simclr
 from .backbones import make_backbone
 from .heads import projection_head
 from .losses import nt_xent
 
 ABSENT = -10.0  # logit of a cluster without a sample in the batch
-STEPS = 600  # of max_epochs="auto"
+EPOCHS, MIN_STEPS, MAX_STEPS = 25, 600, 3000  # of max_epochs="auto"
 PAIRS = ((0, 1), (1, 0))  # of views: the online one and the one that gives the target
 
 
@@ -327,8 +328,8 @@ class DigPro(DeepClusterer):
         ``"vector"`` for vectors, ``"digits"`` for one channel, else ``"simclr"``, which
         mirrors and recolours: what you make invariant you stop clustering by.
     max_epochs : int or "auto", default="auto"
-        Passes over X. ``"auto"`` takes as many as make 600 steps, whatever the size
-        of X.
+        Passes over X. ``"auto"``: 25, but as many as make 600 steps at least and
+        3000 at most, so that small data are not under-trained.
     batch_size : int, default=256
         Images a step, at most; fewer samples make smaller batches.
     lr : float, default=2e-3
@@ -341,7 +342,7 @@ class DigPro(DeepClusterer):
         Temperature of ``"contrast"``.
     group_weight : float, default=0.3
         Weight of dynamic grouping.
-    prototype_weight : float, default=1.0
+    prototype_weight : float, default=0.5
         Weight of prototype aggregation.
     group_temperature : float, default=0.1
         Temperature of dynamic grouping, and of ``predict_proba``.
@@ -476,7 +477,7 @@ class DigPro(DeepClusterer):
         instance="contrast",
         instance_temperature=0.5,
         group_weight=0.3,
-        prototype_weight=1.0,
+        prototype_weight=0.5,
         group_temperature=0.1,
         prototype_temperature=0.5,
         group_momentum=0.99,
@@ -550,7 +551,7 @@ class DigPro(DeepClusterer):
         """
         return {
             "backbone": "resnet18",
-            "augment": "simclr",
+            "augment": simclr(min_area=0.08),
             "max_epochs": 1000,
             "batch_size": 128,
             "lr": 0.05 * 128 / 256,
@@ -615,7 +616,8 @@ class DigPro(DeepClusterer):
         }
 
     def _auto_epochs(self, n_samples, steps_per_epoch):
-        return epochs_for(STEPS, steps_per_epoch)
+        steps = min(MAX_STEPS, max(MIN_STEPS, EPOCHS * steps_per_epoch))
+        return epochs_for(steps, steps_per_epoch)
 
     def _schedule(self, plan):
         return WarmupCosine(self.lr_warmup * plan.total_steps, plan.total_steps)

@@ -34,7 +34,7 @@ def real_images(record):
     """
     header = ["images", "n", "method", "seeds", "ACC", "NMI", "ARI", "seconds"]
     groups = {}
-    for run in record["runs"]:
+    for run in record.get("runs", []):  # a record of curves has none
         key = run["pack"], run["n"], run["method"]
         groups.setdefault(key, []).append(run)
     rows = [header]
