@@ -9,6 +9,7 @@ compare the result with k-means on the pixels.
 import sys
 import time
 
+import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -18,6 +19,7 @@ from skdeepcluster.metrics import clustering_accuracy
 from skdeepcluster.plots import ClusterSheetDisplay, HistoryDisplay
 
 quick = "--quick" in sys.argv
+torch.set_num_threads(1)  # enough for so small a network; more hurt on a busy machine
 
 # %%
 # The images are one array, here of shape (n, height, width) and of type uint8. The

@@ -26,8 +26,10 @@ from skorch.callbacks import LRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from ._images import Scaling, as_images, is_vector, seeded
+from ._device import resolve_device, resolve_precision, seeded
+from ._layouts import as_images
 from ._net import ClusterNet, EpochBatches
+from ._scaling import Scaling
 from .augment import make_augmentation
 from .backbones import resolve_backbone
 from .callbacks import (
@@ -37,46 +39,6 @@ from .callbacks import (
     sklearn_callbacks,
     with_callbacks,
 )
-
-
-def resolve_device(device) -> torch.device:
-    """Turn ``"auto"`` or the name of a device into one that is there.
-
-    Raises
-    ------
-    ValueError
-        If torch does not know the device or cannot use it.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(1, device=resolved).cpu()  # what "meta" cannot do
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device={device!r} cannot be used: {reason}. Pass 'cpu', 'auto' or a "
-            f"device that is there (CUDA devices found: {torch.cuda.device_count()})."
-        ) from None
-    return resolved
-
-
-def resolve_precision(precision: str, device: torch.device, image_shape) -> bool:
-    """Tell whether networks train under bfloat16 autocast.
-
-    ``"auto"`` takes it on CUDA, and for images on processors with bfloat16
-    instructions, where it was measured about twice as fast. It depends on the
-    hardware alone, never on a timing: two fits with one seed make the same choice.
-    """
-    if precision != "auto":
-        return precision == "bfloat16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    if device.type != "cpu" or is_vector(image_shape):
-        return False
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
-
 
 ENGINE_KEYS = {
     "module",
@@ -254,6 +216,7 @@ class DeepClusterer(
         FloatingPointError
             If a loss becomes NaN or infinite.
         """
+        device = resolve_device(self.device)
         images = as_images(self, X, reset=True)
         n_samples = len(images)
         if n_samples < self.n_clusters:
@@ -261,7 +224,6 @@ class DeepClusterer(
                 f"n_samples={n_samples} should be >= n_clusters={self.n_clusters}. "
                 "Pass more samples or lower n_clusters."
             )
-        device = resolve_device(self.device)
         batch_size = min(self.batch_size, n_samples)
         steps = EpochBatches.count(n_samples, batch_size)
         epochs = self.max_epochs
@@ -359,16 +321,12 @@ class DeepClusterer(
 
     def _finish(self, net, images):
         """Set the fitted attributes; empty clusters are left out of the labels."""
+        inner = {"batches", "train_batch_count"}
         self.history_ = [
-            {
-                key: row[key]
-                for key in row
-                if key not in ("batches", "train_batch_count")
-            }
+            {key: row[key] for key in row if key not in inner}
             for row in net.history
+            if "loss" in row  # an epoch that Ctrl-C broke off has none
         ]
-        # an epoch that Ctrl-C broke off has no losses
-        self.history_ = [row for row in self.history_ if "loss" in row]
         self.n_iter_ = len(self.history_)
         vars(self).update(self._state(net))
         labels = self._logits(images).argmax(1)
@@ -388,23 +346,27 @@ class DeepClusterer(
 
     # -- using the fitted networks -----------------------------------------------------
 
-    def _evaluate(self, function, images):
-        out, start = None, 0
-        for part in self.net_.batches(images, function):
-            if out is None:
-                out = np.empty((len(images), part.shape[1]), np.float32)
-            # at once: parts that stayed would fragment the heap, by a gigabyte soon
-            out[start : start + len(part)] = part.cpu().numpy()
-            start += len(part)
-        return out
+    def _read(self, X):
+        check_is_fitted(self)
+        images = as_images(self, X, reset=False)
+        scaling = self.net_.module_.scaling
+        wide = scaling.reads_uint8 and scaling.span == 255
+        if wide and images.data.dtype.kind == "f" and images.data.max() <= 1:
+            warnings.warn(
+                "X holds values up to 1, but the estimator was fitted on images of 0 "
+                "to 255. Pass uint8 images, or X * 255.",
+                UserWarning,
+                stacklevel=3,
+            )
+        return images
 
     def _embed(self, images):
-        return self._evaluate(self.net_.module_.encode, images)
+        return self.net_.embed(images).cpu().numpy()
 
     def _logits(self, images):
         module = self.net_.module_
-        logits = self._evaluate(lambda x: module.assign(module.encode(x)), images)
-        return logits[:, self._kept]
+        logits = self.net_.evaluate(images, lambda x: module.assign(module.encode(x)))
+        return logits.cpu().numpy()[:, self._kept]
 
     def transform(self, X):
         """Embed images.
@@ -425,8 +387,7 @@ class DeepClusterer(
         ValueError
             If X does not hold images of the fitted shape.
         """
-        check_is_fitted(self)
-        return self._embed(as_images(self, X, reset=False))
+        return self._embed(self._read(X))
 
     def predict(self, X):
         """Assign images to clusters.
@@ -448,8 +409,7 @@ class DeepClusterer(
         ValueError
             If X does not hold images of the fitted shape.
         """
-        check_is_fitted(self)
-        return self._logits(as_images(self, X, reset=False)).argmax(1)
+        return self._logits(self._read(X)).argmax(1)
 
     def predict_proba(self, X):
         """Give the probability of each cluster.
@@ -471,8 +431,7 @@ class DeepClusterer(
         ValueError
             If X does not hold images of the fitted shape.
         """
-        check_is_fitted(self)
-        logits = self._logits(as_images(self, X, reset=False))
+        logits = self._logits(self._read(X))
         return torch.from_numpy(logits).softmax(1).numpy()
 
     def __sklearn_tags__(self):

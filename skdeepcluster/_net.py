@@ -285,17 +285,23 @@ class ClusterNet(NeuralNet):
             record(name, value)
 
     def embed(self, images, bfloat16=False) -> Tensor:
-        """``encode`` of all images on the device, shape (n, d), in eval mode."""
-        parts = self.batches(images, self.module_.encode, bfloat16)
-        return torch.cat(list(parts))
+        """``encode`` of all images, shape (n, d), on the device, in eval mode."""
+        return self.evaluate(images, self.module_.encode, bfloat16)
 
     @torch.no_grad()
-    def batches(self, images, function, bfloat16=False):
-        """Yield ``function(standardised images)`` of all images, batch by batch."""
+    def evaluate(self, images, function, bfloat16=False) -> Tensor:
+        """``function`` of the standardised images, shape (n, d), on the device."""
         module = self.module_.eval()
+        module.bfloat16 = bfloat16
         _, height, width = images.shape
         size = max(16, min(INFERENCE_BATCH, INFERENCE_PIXELS // (height * width)))
+        out, start = None, 0
         for raw in images.chunks(size):
             x = module.scaling(raw.to(self.device))
-            module.bfloat16 = bfloat16
-            yield function(x.contiguous(memory_format=torch.channels_last))
+            part = function(x.contiguous(memory_format=torch.channels_last))
+            if out is None:
+                out = part.new_empty(len(images), part.shape[1])
+            # at once: parts that stayed would fragment the heap, by a gigabyte soon
+            out[start : start + len(part)] = part
+            start += len(part)
+        return out

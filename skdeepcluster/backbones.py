@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import torch
 from torch import Tensor, nn
 
-from ._images import is_vector
+from ._layouts import is_vector
 
 MAX_CONV_SIZE = 32
 
@@ -150,8 +151,18 @@ def resolve_backbone(backbone, image_shape, device):
     if backbone == "auto":
         if is_vector(image_shape):
             return "mlp"
-        small = max(image_shape[1:]) <= MAX_CONV_SIZE
-        return "conv" if small and device.type == "cpu" else "resnet18"
+        if device.type != "cpu":
+            return "resnet18"
+        if max(image_shape[1:]) <= MAX_CONV_SIZE:
+            return "conv"
+        warnings.warn(
+            f"Images of {image_shape[1]}x{image_shape[2]} pixels train a ResNet-18, "
+            "which takes hours without a GPU. Resize them to 32x32 (for files: "
+            "image_shape), or pass backbone='conv'.",
+            UserWarning,
+            stacklevel=2,
+        )
+        return "resnet18"
     if backbone not in BACKBONES:
         from torchvision import models
 

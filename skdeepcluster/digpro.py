@@ -9,12 +9,10 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._base import DeepClusterer, epochs_for
-from ._images import as_images
 from ._kmeans import spherical_kmeans
 from ._net import ClusterModule, WarmupCosine, ema_update
 from .augment import simclr
@@ -413,7 +411,7 @@ class DigPro(DeepClusterer):
         (1, 1, d) for vectors.
     n_features_in_ : int
         C * H * W.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (d,)
         Column names, if X was a DataFrame with string names.
 
     See Also
@@ -658,11 +656,9 @@ class DigPro(DeepClusterer):
         Vendramin, Campello and Hruschka, *Relative clustering validity criteria*,
         2010.
         """
-        check_is_fitted(self)
+        embedding = self._embed(self._read(X))
         if len(self.cluster_centers_) < 2:
             return -1.0
-        distance = 1.0 - self._embed(as_images(self, X, reset=False)) @ (
-            self.cluster_centers_.T
-        )
+        distance = 1.0 - embedding @ self.cluster_centers_.T
         own, other = np.partition(distance, 1, axis=1)[:, :2].T
         return float(np.mean((other - own) / np.maximum(other, 1e-12)))

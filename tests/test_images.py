@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +15,11 @@ from sklearn.model_selection import cross_val_predict, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skdeepcluster import DigPro, _images
-from skdeepcluster._images import ImageFiles, Images, Scaling, as_images, seeded
+from skdeepcluster import DigPro, _images, _scaling
+from skdeepcluster._device import seeded
+from skdeepcluster._images import ImageFiles, Images
+from skdeepcluster._layouts import as_images
+from skdeepcluster._scaling import Scaling
 
 N = 64
 TOLERANCE = 1e-4  # of an embedding, where pixels were rounded otherwise
@@ -403,7 +407,7 @@ def test_files_are_the_same_as_their_pixels(reference, paths, container):
     if container == "object":
         files = np.array(paths, dtype=object)
     elif container == "Path":
-        files = [_images.Path(path) for path in paths]
+        files = [Path(path) for path in paths]
     elif container == "Series":
         files = pytest.importorskip("pandas").Series(paths, index=range(5, N + 5))
     else:
@@ -584,7 +588,7 @@ def test_range_of_floats(data, low, high):
 
 
 def test_range_is_that_of_all_data(monkeypatch):
-    monkeypatch.setattr(_images, "MAX_STATISTICS_SAMPLES", 10)
+    monkeypatch.setattr(_scaling, "MAX_SAMPLES", 10)
     data = np.zeros((50, 1, 4, 4))
     data[::2], data[7, 0, 1, 1], data[13, 0, 2, 2] = 1, -4, 12  # not among every fifth
     scaling = Scaling(Images(data, (1, 4, 4)))
@@ -593,7 +597,7 @@ def test_range_is_that_of_all_data(monkeypatch):
 
 
 def test_moments_of_a_sample(monkeypatch):
-    monkeypatch.setattr(_images, "MAX_STATISTICS_SAMPLES", 10)
+    monkeypatch.setattr(_scaling, "MAX_SAMPLES", 10)
     scaling = Scaling(Images(X, (3, 8, 8)))
     expected = (X[::7] / 255).mean((0, 2, 3))  # 64 / 10, rounded up
     np.testing.assert_allclose(scaling.mean.flatten(), expected, rtol=1e-6)

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from skdeepcluster import DigPro
 from skdeepcluster._base import DeepClusterer, epochs_for
-from skdeepcluster._images import Images, Scaling
+from skdeepcluster._images import Images
 from skdeepcluster._net import ClusterModule, EpochBatches, WarmupCosine, ema_update
+from skdeepcluster._scaling import Scaling
 from skdeepcluster.callbacks import CollapseWarning
 from skdeepcluster.digpro import DigProModule
 

@@ -10,8 +10,9 @@ import torch
 from torch.nn import functional as F
 
 from skdeepcluster import DigPro
-from skdeepcluster._images import Images, Scaling
+from skdeepcluster._images import Images
 from skdeepcluster._net import Batch, WarmupCosine
+from skdeepcluster._scaling import Scaling
 from skdeepcluster.digpro import (
     ABSENT,
     DigProModule,

@@ -22,9 +22,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from skdeepcluster import DigPro, _kmeans, digpro
-from skdeepcluster._base import Plan, resolve_device, resolve_precision
-from skdeepcluster._images import Images, Scaling, seeded
+from skdeepcluster._base import Plan
+from skdeepcluster._device import resolve_device, resolve_precision, seeded
+from skdeepcluster._images import Images
 from skdeepcluster._net import Batch, EpochBatches
+from skdeepcluster._scaling import Scaling
 from skdeepcluster.augment import make_augmentation
 from skdeepcluster.backbones import resolve_backbone
 

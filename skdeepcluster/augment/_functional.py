@@ -36,7 +36,7 @@ def resized_crop(
 
     Returns
     -------
-    Tensor of shape (b, C, *size)
+    Tensor of shape (b, C, height, width)
         0 where a rotation looks outside the image.
     """
     height, width = x.shape[2:]

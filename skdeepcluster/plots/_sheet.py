@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
-from .._images import _is_paths, _layout, _open, is_vector
+from .._images import open_image
+from .._layouts import is_paths, is_vector, layout_of, listed
 from ._style import QUIET, STRONG, last_step, pyplot
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ class ClusterSheetDisplay:
             raise ValueError(f"n_images={n_images!r} should be at least 1.")
         check_is_fitted(estimator)
         shape = getattr(last_step(estimator), "image_shape_", None)
+        X, images = listed(X), listed(images)
         if images is None:
             _require_images(X, shape)
         elif len(images) != len(X):
@@ -304,7 +306,7 @@ class ClusterSheetDisplay:
 
 def _require_images(X, image_shape):
     """Raise the error for vectors before anything is predicted."""
-    if _is_paths(X):
+    if is_paths(X):
         return
     shape = np.shape(X)
     if len(shape) == 2 and (image_shape is None or is_vector(image_shape)):
@@ -325,7 +327,7 @@ def _read_rows(source, indices, image_shape, channels_last):
     chosen = np.concatenate(indices)
     if not len(chosen):
         return [[] for _ in indices], (0.0, 255.0)
-    if _is_paths(source):
+    if is_paths(source):
         flat = [_thumbnail(source[i]) for i in chosen]
     else:
         part = _safe_indexing(source, chosen)
@@ -340,7 +342,7 @@ def _read_rows(source, indices, image_shape, channels_last):
 
 
 def _thumbnail(path):
-    with _open(path) as image:
+    with open_image(path) as image:
         deep = image.mode[0] in "IF"  # 16 and 32 bits: Pillow would clip, not scale
         if not deep:
             alpha = image.mode in ("RGBA", "LA", "PA")
@@ -371,7 +373,7 @@ def _to_panels(array, image_shape, channels_last):
             (*image_shape[1:], image_shape[0]),
         }
         fits = known and tuple(array.shape[1:]) in known
-        _, channels_last = _layout(array.shape, tuple(image_shape) if fits else None)
+        _, channels_last = layout_of(array.shape, tuple(image_shape) if fits else None)
     if not channels_last:
         array = np.moveaxis(array, 1, -1)
     if array.shape[-1] == 1:
