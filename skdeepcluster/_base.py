@@ -243,7 +243,9 @@ class DeepClusterer(
             sklearn_callbacks(self, epochs, X, y, self._state) as bridge,
         ):
             net = self._make_net(plan, device, batch_size, bridge)
-            images = images.to(device)
+            # loader workers cannot read what lies on a GPU
+            if not (self.net_params or {}).get("iterator_train__num_workers"):
+                images = images.to(device)
             try:
                 net.partial_fit(images)
             except BaseException:  # callbacks have things to close, such as a bar

@@ -91,7 +91,38 @@ def augment(record):
     return rows
 
 
-TABLES = {"real_images": real_images, "engine": engine, "augment": augment}
+def curves(record):
+    """Rows of ACC over time: what a long training had reached after some minutes."""
+    minutes = (0.5, 1, 2, 4, 6, 10, 15, 20)
+    rows = [["images", *(f"{m:g} min" for m in minutes), "end"]]
+    for curve in record["curves"]:
+        row = [curve["pack"]]
+        for minute in minutes:
+            before = [p for p in curve["points"] if p["seconds"] <= 60 * minute]
+            row.append(f"{before[-1]['acc']:.3f}" if before else "")
+        rows.append([*row, f"{curve['final']['acc']:.3f}"])
+    return rows
+
+
+def memory(record):
+    """Rows of the memory of prediction on a file of images."""
+    return [
+        ["images", "size of the file, MiB", "peak above the imports, MiB"],
+        [
+            f"{record['arguments']['n']:,} of " + " × ".join(map(str, record["shape"])),
+            f"{record['file_mib']:,.0f}",
+            f"{record['peak_mib']:,.0f}",
+        ],
+    ]
+
+
+TABLES = {
+    "real_images": real_images,
+    "curves": curves,
+    "engine": engine,
+    "augment": augment,
+    "memory": memory,
+}
 
 
 def where(record):
@@ -117,7 +148,7 @@ def as_markdown(rows):
 def numbers(folder):
     """Return what belongs between the two comments."""
     parts = []
-    for kind in ("real_images", "engine"):
+    for kind in ("real_images", "engine", "memory"):
         path = folder / f"{kind}.json"
         if path.exists():
             record = json.loads(path.read_text())

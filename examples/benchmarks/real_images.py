@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import record
+import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from skorch.callbacks import Callback
@@ -23,6 +24,12 @@ from skdeepcluster import DigPro
 from skdeepcluster.metrics import clustering_accuracy
 
 NAMES = ("mnist_train", "fashion_mnist_train", "usps")
+TERMS = {  # what is changed of the defaults
+    "DigPro": {},
+    "DigPro, no group term": {"group_weight": 0.0},
+    "DigPro, no prototype term": {"prototype_weight": 0.0},
+    "DigPro, contrast only": {"group_weight": 0.0, "prototype_weight": 0.0},
+}
 
 
 def read(folder, name, n, seed):
@@ -64,18 +71,22 @@ class Curve(Callback):
         self.cpu_ += time.process_time() - cpu
 
 
-def table(packs, names, n, seeds, device):
-    """Run DigPro with its defaults and k-means on pixels, for each pack and seed."""
+def make(method, k, seed, device):
+    """Build the estimator of one row of the table."""
+    if method == "k-means":
+        return KMeans(k, n_init=10, random_state=seed)
+    terms = TERMS[method]
+    return DigPro(k, device=device, random_state=seed, **terms)
+
+
+def table(packs, names, methods, n, seeds, device):
+    """Run each method for each pack and seed."""
     runs = []
     for name in names:
         for seed in seeds:
             X, y = read(packs, name, n, seed)
-            k = len(np.unique(y))
-            models = {
-                "k-means": KMeans(k, n_init=10, random_state=seed),
-                "DigPro": DigPro(k, device=device, random_state=seed),
-            }
-            for method, model in models.items():
+            for method in methods:
+                model = make(method, len(np.unique(y)), seed, device)
                 rows = X.reshape(len(X), -1) / 255.0 if method == "k-means" else X
                 wall, cpu = time.perf_counter(), time.process_time()
                 labels = model.fit_predict(rows)
@@ -131,12 +142,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--packs", required=True, help="folder of the .npz files")
     parser.add_argument("--names", nargs="+", default=NAMES)
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=["k-means", *TERMS],
+        default=["k-means", "DigPro"],
+    )
+    parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--curve", type=float, metavar="MINUTES")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json")
     args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
     if args.curve:
         result = {
             "curves": curves(
@@ -144,24 +164,10 @@ def main():
             )
         }
     else:
-        result = {
-            "runs": table(args.packs, args.names, args.n, args.seeds, args.device)
-        }
-        for name in args.names:
-            for method in ("k-means", "DigPro"):
-                runs = [
-                    r
-                    for r in result["runs"]
-                    if r["pack"] == name and r["method"] == method
-                ]
-                means = {
-                    key: float(np.mean([r[key] for r in runs]))
-                    for key in ("acc", "nmi", "ari", "seconds")
-                }
-                print(
-                    f"{name:22s} {method:8s}",
-                    {k: round(v, 3) for k, v in means.items()},
-                )
+        runs = table(
+            args.packs, args.names, args.methods, args.n, args.seeds, args.device
+        )
+        result = {"runs": runs}
     hidden = ("json", "packs")  # a record names no path of a machine
     record.write(
         args.json,

@@ -1,0 +1,44 @@
+"""The snippets of README and guide run as they stand."""
+
+import re
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from skdeepcluster import DigPro
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "doc").glob("*.rst"))]
+FENCE = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
+DIRECTIVE = re.compile(r"^\.\. code-block:: python\n\n((?:   .*\n|\n)+)", re.M)
+
+
+def snippets(page):
+    pattern = FENCE if page.suffix == ".md" else DIRECTIVE
+    return [textwrap.dedent(block) for block in pattern.findall(page.read_text())]
+
+
+def test_the_pages_have_snippets():
+    assert {p.name for p in PAGES if snippets(p)} >= {"README.md", "start.rst"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if snippets(page)], ids=lambda page: page.name
+)
+def test_snippets_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(DigPro, "_auto_epochs", lambda *args: 1)
+    rng = np.random.default_rng(0)
+    Path("photos").mkdir()
+    for i in range(30):
+        pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"photos/{i}.png")
+    scope = {}
+    for number, snippet in enumerate(snippets(page)):
+        exec(compile(snippet, f"{page.name}, snippet {number}", "exec"), scope)
+    assert scope  # it defined something

@@ -1,0 +1,67 @@
+"""Acceptance: clusters that k-means does not find, in seconds, for fixed seeds."""
+
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score
+
+from skdeepcluster import DigPro
+from skdeepcluster.datasets import load_digits_images
+from skdeepcluster.metrics import clustering_accuracy, silhouette_scorer
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def digits():
+    X, y = load_digits_images()
+    return X, y, DigPro(10, max_epochs=40, random_state=0).fit(X)
+
+
+def kmeans(X, k):
+    return KMeans(k, n_init=10, random_state=0).fit_predict(X.reshape(len(X), -1))
+
+
+def test_digits(digits):
+    X, y, model = digits
+    assert clustering_accuracy(y, model.labels_) > 0.9
+    assert adjusted_rand_score(y, model.labels_) > adjusted_rand_score(y, kmeans(X, 10))
+    np.testing.assert_array_equal(model.predict(X), model.labels_)
+
+
+def test_training_goes_forward(digits):
+    X, _, model = digits
+    first, last = model.history_[0], model.history_[-1]
+    assert last["loss_instance"] < first["loss_instance"]
+    assert last["feature_spread"] > 0.8
+    assert model.score(X) > DigPro(10, max_epochs=1, random_state=0).fit(X).score(X)
+    assert silhouette_scorer(model, X) > 0.2
+
+
+def test_new_images(digits):
+    X, y, _ = digits
+    model = DigPro(10, max_epochs=40, random_state=0).fit(X[:1200])
+    assert clustering_accuracy(y[1200:], model.predict(X[1200:])) > 0.8
+
+
+def test_other_instance_terms_run_and_learn(digits):
+    X, y, _ = digits
+    model = DigPro(
+        10,
+        instance="alignment",
+        ema_momentum=0.95,
+        group_reset=20,
+        max_epochs=20,
+        random_state=0,
+    ).fit(X)
+    assert clustering_accuracy(y, model.labels_) > 0.5
+    assert len(model.cluster_sizes_) == 10
+
+
+def test_mnist(packs):
+    X, y, _ = packs("mnist_test.npz")
+    X, y = X[:3000], y[:3000]
+    model = DigPro(10, max_epochs=30, random_state=0).fit(X)
+    accuracy = clustering_accuracy(y, model.labels_)
+    assert accuracy > clustering_accuracy(y, kmeans(X, 10)) + 0.2
+    assert accuracy > 0.8
