@@ -111,7 +111,9 @@ def prototype_loss(
     logits = prototypes @ prototypes.T / temperature
     own = torch.eye(n_clusters, dtype=torch.bool, device=logits.device)
     logits = torch.where(own, attract, logits).masked_fill(~present, ABSENT)
-    return (logits.logsumexp(1) - attract)[present].mean()
+    # a product: an index by a mask would wait for the device
+    loss = (logits.logsumexp(1) - attract) * present
+    return loss.sum() / present.sum()
 
 
 class DigProModule(ClusterModule):

@@ -29,6 +29,7 @@ from skdeepcluster._net import Batch, EpochBatches
 from skdeepcluster._scaling import Scaling
 from skdeepcluster.augment import make_augmentation
 from skdeepcluster.backbones import resolve_backbone
+from skdeepcluster.datasets import load_digits_images
 
 
 def build(images, settings, device):
@@ -167,7 +168,6 @@ def torchvision_views(shape):
 
 def per_image(X, images, settings, device, workers):
     """Train by the same loop, fed image by image."""
-    X = X[:, None] if X.ndim == 3 else X
     with seeded(0, device):
         parts = build(images, settings, device)
         module = parts[0]
@@ -190,6 +190,14 @@ def per_image(X, images, settings, device, workers):
         return loop(*parts, images, batches, settings["max_epochs"], device)
 
 
+def digits(n, shape):
+    """Draw n of scikit-learn's digits, brought to a shape: noise has no clusters."""
+    X, _ = load_digits_images(size=max(shape[1:]))
+    rows = np.random.default_rng(0).integers(0, len(X), n)
+    X = X[rows, None, : shape[1], : shape[2]]
+    return np.ascontiguousarray(np.repeat(X, shape[0], axis=1))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=10_000)
@@ -203,7 +211,7 @@ def main():
 
     device = resolve_device(args.device)
     shape = tuple(args.shape)
-    X = np.random.default_rng(0).integers(0, 256, (args.n, *shape), dtype=np.uint8)
+    X = digits(args.n, shape)
     images = Images(X, shape)
     settings = {"max_epochs": args.epochs, "random_state": 0}
     bare(X, images, {**settings, "max_epochs": 1}, device)  # warm-up, not counted
