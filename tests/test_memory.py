@@ -27,8 +27,8 @@ def test_many_images_on_the_disk(tmp_path):
     assert record["file_mib"] > 580
     # the whole file was mapped and read: less would mean that nothing was measured
     assert record["file_mib"] < record["peak_mib"] < 1500
-    # beside the touched pages of the file, little: no copy of it, not even as uint8
-    assert record["peak_mib"] - record["file_mib"] < 400
+    # a copy of the file, even as uint8, would lie beside its touched pages
+    assert record["peak_mib"] - record["file_mib"] < record["file_mib"]
 
 
 @pytest.mark.slow
