@@ -33,6 +33,7 @@ from ._scaling import Scaling
 from .augment import make_augmentation
 from .backbones import resolve_backbone
 from .callbacks import (
+    FIT_STACKLEVEL,
     CallbackSupportMixin,
     CollapseWarning,
     TrainingBar,
@@ -243,14 +244,16 @@ class DeepClusterer(
             sklearn_callbacks(self, epochs, X, y, self._state) as bridge,
         ):
             net = self._make_net(plan, device, batch_size, bridge)
-            # loader workers cannot read what lies on a GPU
-            if not (self.net_params or {}).get("iterator_train__num_workers"):
+            # loader workers and pinned memory need the data on the host
+            loader = ("iterator_train__num_workers", "iterator_train__pin_memory")
+            if not any((self.net_params or {}).get(key) for key in loader):
                 images = images.to(device)
             try:
                 net.partial_fit(images)
             except BaseException:  # callbacks have things to close, such as a bar
                 net.notify("on_train_end", X=images, y=None)
                 raise
+            self._check_interrupt(net)
             net.module_.finish(lambda: net.embed(images))
             self._finish(net, images)
         return self
@@ -312,6 +315,20 @@ class DeepClusterer(
                 )
             raise
 
+    def _check_interrupt(self, net):
+        # skorch ends training by KeyboardInterrupt, its callbacks between epochs
+        rows = net.history
+        if not rows or "loss" in rows[-1]:
+            return
+        if len(rows) == 1:
+            raise KeyboardInterrupt
+        warnings.warn(
+            f"Training was interrupted in epoch {len(rows)} of {net.max_epochs}; the "
+            "estimator holds what was learnt until then.",
+            ConvergenceWarning,
+            stacklevel=FIT_STACKLEVEL,
+        )
+
     def _state(self, net):
         """Return what prediction needs of a net, trained or still in training."""
         return {
@@ -343,7 +360,7 @@ class DeepClusterer(
                 f"are empty: labels run from 0 to {len(self._kept) - 1}. Lower "
                 "n_clusters, train longer (max_epochs), or pass more samples.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=FIT_STACKLEVEL,
             )
 
     # -- using the fitted networks -----------------------------------------------------
@@ -352,14 +369,15 @@ class DeepClusterer(
         check_is_fitted(self)
         images = as_images(self, X, reset=False)
         scaling = self.net_.module_.scaling
-        wide = scaling.reads_uint8 and scaling.span == 255
-        if wide and images.data.dtype.kind == "f" and images.data.max() <= 1:
-            warnings.warn(
-                "X holds values up to 1, but the estimator was fitted on images of 0 "
-                "to 255. Pass uint8 images, or X * 255.",
-                UserWarning,
-                stacklevel=3,
-            )
+        if scaling.reads_uint8 and images.data.dtype.kind == "f":
+            highest, fitted = float(images.data.max()), int(scaling.span)
+            if (highest <= 1) != (fitted == 1):
+                warnings.warn(
+                    f"X holds values up to {highest:g}, but the estimator was fitted "
+                    f"on images of 0 to {fitted}. Pass images of that range, or uint8.",
+                    UserWarning,
+                    stacklevel=3,
+                )
         return images
 
     def _embed(self, images):

@@ -35,13 +35,13 @@ def resolve_precision(precision: str, device: torch.device, image_shape) -> bool
     """Tell whether networks train under bfloat16 autocast.
 
     ``"auto"`` takes it on CUDA, and for images on processors with bfloat16
-    instructions, where it was measured about twice as fast. It depends on the
-    hardware alone, never on a timing: two fits with one seed make the same choice.
+    instructions, where ``bench_engine.py`` measured it to be faster. It depends on
+    the hardware alone, never on a timing: two fits with one seed choose alike.
     """
     if precision != "auto":
         return precision == "bfloat16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu" or is_vector(image_shape):
         return False
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

@@ -168,9 +168,9 @@ def _decode(path, shape):
                 "known. Save it with 8 or 16 bits, or pass the images as an array."
             )
         try:
+            image = ImageOps.exif_transpose(image)  # as the camera was held
             if image.mode.startswith("I;16"):  # Pillow would clip these to white
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            image = ImageOps.exif_transpose(image)  # as the camera was held
             image = image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
         except Exception as error:  # the decoders raise nearly anything, too
             raise ValueError(

@@ -21,8 +21,8 @@ def spherical_kmeans(
 
     Lloyd's iterations run for ``init`` (if given) and for ``n_init`` draws of
     k-means++ side by side, until no label changes; the run with the highest mean
-    similarity wins. An empty centre moves to the sample farthest from its own centre,
-    as in :class:`sklearn.cluster.KMeans`.
+    similarity wins. An empty centre moves to the sample farthest from its own centre;
+    that sample leaves its old centre in the next iteration.
 
     Parameters
     ----------

@@ -175,6 +175,11 @@ def as_images(estimator, X, *, reset):
         X = X.reshape(len(X), -1)
     elif not reset:
         last = estimator._channels_last
+        if shape[1] > 1 and tuple(getattr(X, "shape", ())) == shape[1:]:
+            raise ValueError(
+                f"X has shape {shape[1:]}, that of one image without its sample axis. "
+                "Pass X[None]."
+            )
     X = validate_data(estimator, X, reset=reset, ensure_min_samples=2 if reset else 1)
     if reset:
         if shape is None:

@@ -150,10 +150,10 @@ class WarmupCosine:
 
 
 class EpochBatches(BatchSampler):
-    """Shuffled batches of one size; never one too small for batch norm.
+    """Shuffled batches, none larger than asked for and none too small for batch norm.
 
-    The remainder of an epoch is dropped (another one each time), unless there is just
-    one batch: then that one holds all rows.
+    Less than two batches of rows are halved. Of more, the remainder of an epoch is
+    dropped, another one each time.
     """
 
     def __init__(self, n: int, batch_size: int):
@@ -163,6 +163,8 @@ class EpochBatches(BatchSampler):
     @staticmethod
     def count(n: int, batch_size: int) -> int:
         """Batches of an epoch."""
+        if batch_size < n < 2 * batch_size and n >= 4:
+            return 2
         return max(1, n // batch_size)
 
     def __len__(self):
@@ -170,8 +172,9 @@ class EpochBatches(BatchSampler):
 
     def __iter__(self):
         order = torch.randperm(self.n)
-        if len(self) == 1:
-            yield order
+        if self.n < 2 * self.batch_size:
+            halves = order.tensor_split(len(self))
+            yield from (half[: self.batch_size] for half in halves)
         else:
             yield from order.split(self.batch_size)[: len(self)]
 
@@ -225,13 +228,19 @@ class ClusterNet(NeuralNet):
         """Bring a raw batch to the device and draw its views."""
         module = self.module_
         unit = module.scaling.unit(raw.to(self.device, non_blocking=True))
-        views = [
-            module.scaling.standardize(module.augmentation(unit)).contiguous(
-                memory_format=torch.channels_last
-            )
-            for _ in range(module.n_views)
-        ]
+        views = [self._view(unit) for _ in range(module.n_views)]
         return Batch(index.to(self.device, non_blocking=True), views)
+
+    def _view(self, unit):
+        view = self.module_.augmentation(unit)
+        if not isinstance(view, Tensor) or view.shape != unit.shape:
+            got = tuple(view.shape) if isinstance(view, Tensor) else type(view).__name__
+            raise ValueError(
+                f"augment returned {got} for a batch of shape {tuple(unit.shape)}. It "
+                "should return a tensor of the same shape."
+            )
+        view = self.module_.scaling.standardize(view.float())
+        return view.contiguous(memory_format=torch.channels_last)
 
     def train_step_single(self, batch, **fit_params):
         module = self.module_
@@ -301,7 +310,12 @@ class ClusterNet(NeuralNet):
             part = function(x.contiguous(memory_format=torch.channels_last))
             if out is None:
                 out = part.new_empty(len(images), part.shape[1])
-            # at once: parts that stayed would fragment the heap, by a gigabyte soon
+            # at once: many small parts that stay would fragment the heap
             out[start : start + len(part)] = part
             start += len(part)
+        if not out.isfinite().all():
+            raise FloatingPointError(
+                f"The embedding became NaN or infinite after {len(self.history)} "
+                f"epoch(s). Lower lr={self.lr}, or train with precision='float32'."
+            )
         return out

@@ -36,6 +36,12 @@ class Scaling(nn.Module):
             span = torch.tensor(high - low or 1.0)
             mean, variance = _moments(images, (0, 2, 3))
             mean, std = (mean - low) / span, variance.sqrt() / span
+        scales = [torch.as_tensor(value).float() for value in (low, span, mean, std)]
+        if not all(value.isfinite().all() for value in scales):
+            raise ValueError(
+                "X holds values that do not fit float32, or whose squares do not. "
+                "Scale X, for example by a StandardScaler."
+            )
         self.register_buffer("low", torch.as_tensor(low).float())
         self.register_buffer("span", torch.where(span > 0, span, 1.0).float())
         self.register_buffer("mean", mean.float())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ._layouts import is_vector
+from .callbacks import FIT_STACKLEVEL
 
 MAX_CONV_SIZE = 32
 
@@ -74,8 +75,8 @@ def conv(
 def resnet18(image_shape: tuple[int, int, int]) -> tuple[nn.Module, int]:
     """ResNet-18 with the small-image stem: 3x3 convolution, stride 1, no max-pooling.
 
-    Without that stem, contrastive clustering of 32-pixel images loses much of its
-    accuracy. The stem is used at every size, as the deep clustering papers do.
+    A stem made for 224 pixels would leave small images with next to no resolution.
+    The stem is used at every size, as the deep clustering papers do.
 
     Parameters
     ----------
@@ -157,10 +158,10 @@ def resolve_backbone(backbone, image_shape, device):
             return "conv"
         warnings.warn(
             f"Images of {image_shape[1]}x{image_shape[2]} pixels train a ResNet-18, "
-            "which takes hours without a GPU. Resize them to 32x32 (for files: "
+            "which wants a GPU. Resize them to 32x32 (for files: "
             "image_shape), or pass backbone='conv'.",
             UserWarning,
-            stacklevel=2,
+            stacklevel=FIT_STACKLEVEL,
         )
         return "resnet18"
     if backbone not in BACKBONES:

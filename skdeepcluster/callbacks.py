@@ -54,7 +54,9 @@ class TrainingBar(Callback):
         self.bar_.set_postfix(epoch=f"{row['epoch']}/{net.max_epochs}", **parts)
 
     def on_train_end(self, net, **kwargs):
-        self.bar_.close()
+        bar = getattr(self, "bar_", None)
+        if bar is not None:  # an error may come before the first step
+            bar.close()
 
 
 class CollapseWarning(Callback):
@@ -139,3 +141,7 @@ def sklearn_callbacks(estimator, max_epochs, X, y, state):
     root.call_on_fit_task_begin(estimator=estimator, **data)
     yield [("sklearn", _SklearnBridge(estimator, root, data, state))]
     root.call_on_fit_task_end(estimator=estimator, **data)
+
+
+# from a warning one call below ``fit``, through its wrappers, to the caller's line
+FIT_STACKLEVEL = 6 if SKLEARN_CALLBACKS else 5

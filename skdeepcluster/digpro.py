@@ -305,10 +305,10 @@ class DigPro(DeepClusterer):
     network's features gives the pseudo-labels of the next one (E-step).
 
     The equations are those that the authors' released code computes; the body of the
-    paper could not be read. By default the instance term is contrastive (InfoNCE),
-    which learns in minutes what the released alignment term needs hours for;
-    ``DigPro(k, **DigPro.paper_settings())`` is the released configuration. The user
-    guide lists every departure.
+    paper could not be read. By default the instance term is contrastive (InfoNCE) and
+    the settings are made for minutes on two cores; ``DigPro(k,
+    **DigPro.paper_settings())`` has those of the released code. The user guide lists
+    the departures of both.
 
     Parameters
     ----------
@@ -536,8 +536,11 @@ class DigPro(DeepClusterer):
         Those of the authors' ImageNet-10 run: ResNet-18 with the small-image stem,
         SGD, 1000 epochs of batches of 128, teacher momentum 0.98604 (the released code
         averages twice a step, by 0.99 and by 0.996), groups reset every ``n_clusters``
-        steps. Days of training without a GPU. The pseudo-labels come from k-means
-        warm-started at the last centres, where the released code starts afresh.
+        steps. Not for a CPU. What stays different: images are normalised by their own
+        mean and standard deviation, not by ImageNet's; the k-means of the E-step also
+        starts from the last centres, that of a reset is spherical and starts from the
+        groups; empty centres are re-seeded; the teacher moves by 0.98604 in the steps
+        of a reset, too (the released code: by 0.996).
 
         Returns
         -------

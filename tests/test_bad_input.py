@@ -161,7 +161,7 @@ def test_bad_data_after_fit(fitted, case, method):
         (np.zeros((9, 3, 8, 8)), r"\(9, 3, 8, 8\), .* image_shape=\(1, 8, 8\)"),
         (np.zeros((9, 8, 8, 3)), r"\(9, 8, 8, 3\), .* image_shape=\(1, 8, 8\)"),
         (IMAGES[0][None, :, :4], r"\(1, 8, 4\), .* image_shape=\(1, 8, 8\)"),
-        (IMAGES[0], "X has 8 features, but DigPro is expecting 64 features"),
+        (IMAGES[0], r"\(8, 8\), that of one image .* Pass X\[None\]"),
         (ROWS[:, :9], "X has 9 features, but DigPro is expecting 64 features"),
         ([IMAGES[0, :5]], r"\(1, 5, 8\), .* image_shape=\(1, 8, 8\)"),
     ],

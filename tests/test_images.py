@@ -709,3 +709,44 @@ def test_seeded_restores_the_generator():
     assert torch.equal(torch.get_rng_state(), before)
     with seeded(3):
         assert torch.equal(torch.rand(2), first)
+
+
+# -- values that another range would misread -------------------------------------------
+
+
+def test_uint8_images_for_a_model_of_unit_floats(reference):
+    unit = make().fit((X / 255).astype(np.float32))
+    np.testing.assert_array_equal(unit.predict(X), unit.labels_)
+
+
+@pytest.mark.parametrize(
+    ("fitted", "given", "said"),
+    [
+        (X, X / 255, "values up to 1, but .* fitted on images of 0 to 255"),
+        (X / 255, X.astype(float), "values up to 25., but .* on images of 0 to 1"),
+    ],
+)
+def test_another_range_at_predict_warns(fitted, given, said):
+    model = make().fit(fitted)
+    with pytest.warns(UserWarning, match=said):
+        model.predict(given)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_photo_taken_sideways_is_turned(tmp_path, deep):
+    pixels = np.zeros((10, 30), np.uint16 if deep else np.uint8)
+    pixels[:, :10] = 65535 if deep else 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it clockwise to see it upright
+    paths = [str(tmp_path / f"{i}.png") for i in range(2)]
+    for path in paths:
+        Image.fromarray(pixels).save(path, exif=exif)
+    files = as_images(make(image_shape=None), paths, reset=True)
+    assert files.shape == (1, 30, 10)
+    upright = files[0:1][0][0, 0]
+    assert (upright[:10] == 255).all() and (upright[10:] == 0).all()
+
+
+def test_values_beyond_float32():
+    with pytest.raises(ValueError, match="do not fit float32.* Scale X"):
+        make(backbone="mlp", augment="vector").fit(np.eye(20) * 1e300)

@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,17 +90,20 @@ def test_batches_of_an_epoch(n, batch_size):
     rows = torch.cat(batches)
     assert len(rows.unique()) == len(rows)
     assert 0 <= rows.min() and rows.max() < n
-    if len(batches) == 1:
+    sizes = [len(batch) for batch in batches]
+    assert max(sizes) <= batch_size and min(sizes) >= 2
+    if n < 2 * batch_size and n > 3:
         assert sorted(rows.tolist()) == list(range(n))
-    else:
-        assert {len(batch) for batch in batches} == {batch_size}
+        assert max(sizes) - min(sizes) <= 1
+    elif n >= 2 * batch_size:
+        assert set(sizes) == {batch_size}
         assert n - len(rows) < batch_size
-    assert min(map(len, batches)) >= 2
 
 
-def test_one_batch_holds_all_rows():
-    (batch,) = EpochBatches(63, 32)
-    assert sorted(batch.tolist()) == list(range(63))
+def test_less_than_two_batches_are_halved():
+    batches = list(EpochBatches(63, 32))
+    assert [len(batch) for batch in batches] == [32, 31]
+    assert sorted(torch.cat(batches).tolist()) == list(range(63))
 
 
 def test_batches_are_shuffled_and_drop_another_remainder():
@@ -517,12 +521,12 @@ def interrupts(event, at):
     return Spy(event, interrupt)
 
 
-INTERRUPTS = [
+INTERRUPTS = [  # two steps an epoch
     ("on_epoch_end", 1),
     ("on_epoch_end", 2),
-    ("on_batch_begin", 1),
-    ("on_batch_end", 1),
+    ("on_batch_begin", 3),
     ("on_batch_end", 3),
+    ("on_batch_end", 6),
 ]
 
 
@@ -545,6 +549,71 @@ def test_history_of_an_interrupted_fit_has_whole_rows(images, event, at):
     assert estimator.n_iter_ == len(estimator.history_) < 5
     for row in estimator.history_:
         assert set(row) == RUNTIME_KEYS | DIGPRO_KEYS | {"loss_prototype"}
+
+
+@pytest.mark.parametrize("event", ["on_batch_begin", "on_batch_end"])
+def test_interrupt_before_a_whole_epoch_ends_fit(images, event):
+    estimator = make(max_epochs=5, callbacks=[interrupts(event, 1)])
+    before = dict(vars(estimator))
+    with pytest.raises(KeyboardInterrupt):
+        estimator.fit(images)
+    assert vars(estimator) == before
+
+
+def test_interrupt_within_an_epoch_is_said(images):
+    stop = interrupts("on_batch_begin", 3)
+    with pytest.warns(ConvergenceWarning, match="interrupted in epoch 2 of 5"):
+        make(max_epochs=5, callbacks=[stop]).fit(images)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "error"
+        )  # a callback that stops between epochs is no news
+        make(max_epochs=5, callbacks=[interrupts("on_epoch_end", 1)]).fit(images)
+
+
+# -- what goes wrong -------------------------------------------------------------------
+
+
+def test_weights_that_diverge_in_the_last_step_raise(images):
+    estimator = make(lr=1e30, max_epochs=1)
+    with pytest.raises(FloatingPointError, match=r"NaN or infinite.*Lower lr=1e\+30"):
+        estimator.fit(images)
+    assert not hasattr(estimator, "labels_")
+
+
+def test_the_bar_does_not_hide_an_error_before_the_first_step(images):
+    class Fails(torch.nn.Module):
+        def forward(self, x):
+            if len(x) > 2:
+                raise RuntimeError("out of memory, say")
+            return x.flatten(1)
+
+    with pytest.raises(RuntimeError, match="out of memory, say"):
+        make(backbone=Fails(), verbose=1).fit(images)
+
+
+@pytest.mark.parametrize(
+    ("augment", "got"),
+    [
+        (lambda x: x[:, :, :4], r"\(32, 1, 4, 8\)"),
+        (lambda x: None, "NoneType"),
+        (lambda x: x.numpy(), "ndarray"),
+    ],
+)
+def test_augmentation_of_another_shape_or_type(images, augment, got):
+    with pytest.raises(ValueError, match=f"augment returned {got} for a batch of"):
+        make(augment=augment).fit(images)
+
+
+def test_augmentation_in_float64_trains(images):
+    estimator = make(augment=lambda x: x.double()).fit(images)
+    assert math.isfinite(estimator.history_[-1]["loss"])
+
+
+def test_warnings_point_at_the_call_of_fit():
+    with pytest.warns(ConvergenceWarning, match="clusters are empty") as caught:
+        make(n_clusters=3).fit(np.zeros((40, 8, 8), np.uint8))
+    assert {Path(w.filename).name for w in caught} == {Path(__file__).name}
 
 
 # -- E-steps ---------------------------------------------------------------------------
@@ -705,7 +774,7 @@ def test_epochs_for(steps, per_epoch, expected):
 
 
 @pytest.mark.filterwarnings("ignore:.*clusters are empty")
-@pytest.mark.parametrize(("n", "expected"), [(33, 6), (64, 3), (128, 2)])
+@pytest.mark.parametrize(("n", "expected"), [(32, 6), (33, 3), (64, 3), (128, 2)])
 def test_auto_epochs_scale_by_steps(n, expected):
     estimator = Smallest(3, [], max_epochs="auto").fit(make_images(n))
     assert estimator.n_iter_ == expected

@@ -5,7 +5,8 @@
 - *per image*: the same loop, its views made by torchvision's v2 transforms image by
   image in a ``DataLoader``, with as many workers as is fastest.
 
-The three run in turn, several times; each ratio is the median over the turns. The
+``fit`` also runs with ``precision="float32"``, to see what ``"auto"`` gains. All run
+in turn, several times; each ratio is the median over the turns. The
 share of the epoch that k-means takes is measured inside the bare loop.
 
     python examples/benchmarks/bench_engine.py --json records/engine.json
@@ -218,7 +219,11 @@ def main():
 
     rows = []
     for turn in range(args.repeats):
-        row = {"engine": engine(X, images, settings, device)}
+        row = {
+            precision: engine(X, images, {**settings, "precision": precision}, device)
+            for precision in ("auto", "float32")
+        }
+        row["engine"] = row.pop("auto")
         row["bare"], row["kmeans_share"] = bare(X, images, settings, device)
         row["per_image"] = max(
             per_image(X, images, settings, device, workers)[0]
@@ -234,6 +239,7 @@ def main():
         "engine_images_per_second": median(lambda r: r["engine"]),
         "engine_over_bare": median(lambda r: r["engine"] / r["bare"]),
         "engine_over_per_image": median(lambda r: r["engine"] / r["per_image"]),
+        "auto_over_float32": median(lambda r: r["engine"] / r["float32"]),
         "kmeans_share_of_epoch": median(lambda r: r["kmeans_share"]),
     }
     for name, value in summary.items():
@@ -243,6 +249,7 @@ def main():
         script="examples/benchmarks/bench_engine.py",
         arguments={k: v for k, v in vars(args).items() if k != "json"},
         environment=record.environment(device),
+        bfloat16=resolve_precision("auto", device, shape),
         summary=summary,
         turns=rows,
     )

@@ -69,6 +69,10 @@ def engine(record):
             f"{summary['engine_over_per_image']:.2f}",
         ],
         [
+            '`precision="float32"`, in images a second',
+            f"{summary['auto_over_float32']:.2f}",
+        ],
+        [
             "k-means: its share of an epoch",
             f"{summary['kmeans_share_of_epoch']:.3f}",
         ],

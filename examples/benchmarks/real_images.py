@@ -21,6 +21,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from skorch.callbacks import Callback
 
 from skdeepcluster import DigPro
+from skdeepcluster._device import resolve_device, resolve_precision
 from skdeepcluster.metrics import clustering_accuracy
 
 NAMES = ("mnist_train", "fashion_mnist_train", "usps")
@@ -173,7 +174,8 @@ def main():
         args.json,
         script="examples/benchmarks/real_images.py",
         arguments={k: v for k, v in vars(args).items() if k not in hidden},
-        environment=record.environment("cuda" if args.device == "cuda" else "cpu"),
+        environment=record.environment(resolve_device(args.device)),
+        bfloat16=resolve_precision("auto", resolve_device(args.device), (1, 28, 28)),
         **result,
     )
 
