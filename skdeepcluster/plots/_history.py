@@ -207,8 +207,10 @@ class HistoryDisplay:
             (low, "smallest", "--"),
         ):
             ax.plot(at, values, style, color=LINE, lw=1.2, label=label, **marks)
-        ax.set_ylim(bottom=0)
-        ax.legend(fontsize=7, frameon=False, labelcolor=QUIET)
+        ax.set_ylim(0, 1.25 * max(high))  # room for the legend above the lines
+        ax.legend(
+            fontsize=7, frameon=False, labelcolor=QUIET, loc="upper center", ncols=3
+        )
 
 
 def _number(value):
