@@ -918,3 +918,26 @@ def test_auto_takes_cuda_and_bfloat16(images):
     estimator = make(device="auto", precision="auto").fit(images)
     assert estimator.device_.startswith("cuda")
     assert estimator.net_.bfloat16 == torch.cuda.is_bf16_supported()
+
+
+# -- the released configuration --------------------------------------------------------
+
+
+def test_paper_settings_train_as_they_are():
+    groups = []
+
+    class Look(Callback):
+        def on_batch_end(self, net, **kwargs):
+            groups[:] = [(g["lr"], g["momentum"]) for g in net.optimizer_.param_groups]
+
+    settings = {**DigPro.paper_settings(), "max_epochs": 1}
+    model = DigPro(3, **settings, callbacks=[("look", Look())], random_state=0)
+    model.fit(make_images(n=64, channels=3))
+    assert type(model.net_.module_.online.backbone).__name__ == "ResNet"
+    assert model.transform(make_images(n=4, channels=3)).shape == (4, 256)
+    (predictor, momentum), (rest, _) = groups
+    assert momentum == 0.9
+    assert predictor == pytest.approx(10 * rest)
+    assert model.net_.module_.options["ema_momentum"] == pytest.approx(0.98604)
+    assert model.net_.module_.reset_steps == 3
+    assert math.isfinite(model.history_[0]["loss_instance"])
