@@ -19,6 +19,7 @@ from sklearn.base import (
     _fit_context,
 )
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import euclidean_distances
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -36,6 +37,7 @@ from .callbacks import (
     FIT_STACKLEVEL,
     CallbackSupportMixin,
     CollapseWarning,
+    StopWhenConverged,
     TrainingBar,
     sklearn_callbacks,
     with_callbacks,
@@ -53,6 +55,9 @@ ENGINE_KEYS = {
     "iterator_train__sampler",
     "iterator_train__shuffle",
 }
+
+
+EPOCHS, MIN_STEPS, MAX_STEPS = 25, 600, 3000  # of max_epochs="auto"
 
 
 @dataclass(frozen=True)
@@ -109,8 +114,8 @@ class DeepClusterer(
 ):
     """Base class of the methods: everything but networks and objective.
 
-    A method implements ``_module`` and ``score``, and where the defaults do not fit
-    ``_auto_epochs``, ``_schedule`` and ``_optimizer_params``.
+    A method implements ``_module``, and where the defaults do not fit
+    ``_auto_epochs``, ``_schedule``, ``_optimizer_params`` and ``score``.
     """
 
     _parameter_constraints: dict = {
@@ -140,7 +145,8 @@ class DeepClusterer(
 
     def _auto_epochs(self, n_samples, steps_per_epoch):
         """Epochs that ``max_epochs="auto"`` stands for."""
-        raise NotImplementedError
+        steps = min(MAX_STEPS, max(MIN_STEPS, EPOCHS * steps_per_epoch))
+        return epochs_for(steps, steps_per_epoch)
 
     def _schedule(self, plan):
         """Return the factor of the learning rate as a function of the step, or None."""
@@ -254,7 +260,7 @@ class DeepClusterer(
                 net.notify("on_train_end", X=images, y=None)
                 raise
             self._check_interrupt(net)
-            net.module_.finish(lambda: net.embed(images))
+            net.module_.finish(net.embedder(images))
             self._finish(net, images)
         return self
 
@@ -291,11 +297,13 @@ class DeepClusterer(
             callbacks.append(("lr_scheduler", scheduler))
         if self.verbose:
             callbacks.append(("bar", TrainingBar(type(self).__name__)))
+        callbacks += [*(self.callbacks or []), *bridge]
+        callbacks.append(("converged", StopWhenConverged()))
         params = {
             "lr": self.lr,
             "max_epochs": plan.max_epochs,
             "batch_size": batch_size,
-            "callbacks": [*callbacks, *(self.callbacks or []), *bridge],
+            "callbacks": callbacks,
             "device": str(device),
             "verbose": 0,
             "bfloat16": resolve_precision(self.precision, device, plan.image_shape),
@@ -381,11 +389,10 @@ class DeepClusterer(
         return images
 
     def _embed(self, images):
-        return self.net_.embed(images).cpu().numpy()
+        return self.net_.evaluate(images, self.net_.module_.encode).cpu().numpy()
 
     def _logits(self, images):
-        module = self.net_.module_
-        logits = self.net_.evaluate(images, lambda x: module.assign(module.encode(x)))
+        logits = self.net_.evaluate(images, self.net_.module_.logits)
         return logits.cpu().numpy()[:, self._kept]
 
     def transform(self, X):
@@ -453,6 +460,43 @@ class DeepClusterer(
         """
         logits = self._logits(self._read(X))
         return torch.from_numpy(logits).softmax(1).numpy()
+
+    def score(self, X, y=None):
+        """Simplified silhouette of the embedding: higher is better, in [-1, 1].
+
+        With a and b the squared distances of a sample to its nearest and its next
+        centre, the mean of ``(b - a) / b``. On unit embeddings, squared distances
+        order and compare as cosine ones do.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            As for :meth:`transform`.
+        y : ignored
+
+        Returns
+        -------
+        score : float
+            -1 for a single cluster.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If X does not hold images of the fitted shape.
+
+        References
+        ----------
+        Vendramin, Campello and Hruschka, *Relative clustering validity criteria*,
+        2010.
+        """
+        embedding = self._embed(self._read(X))
+        if len(self.cluster_centers_) < 2:
+            return -1.0
+        distance = euclidean_distances(embedding, self.cluster_centers_, squared=True)
+        own, other = np.partition(distance, 1, axis=1)[:, :2].T
+        return float(np.mean((other - own) / np.maximum(other, 1e-12)))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

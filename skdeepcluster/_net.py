@@ -50,10 +50,13 @@ class ClusterModule(nn.Module):
     ----------
     centers : tensor of shape (n_clusters, d)
         A buffer or parameter of the subclass: the clusters in embedding space.
+    converged : bool
+        Set by ``refresh`` to end training after this epoch.
     """
 
     n_views = 2
     bfloat16 = False
+    converged = False
 
     def __init__(self, scaling, augmentation):
         super().__init__()
@@ -70,21 +73,22 @@ class ClusterModule(nn.Module):
         """Standardised images (b, C, H, W) to embeddings (b, d)."""
         raise NotImplementedError
 
-    def assign(self, z: Tensor) -> Tensor:
-        """Embeddings (b, d) to logits (b, n_clusters); softmax gives probabilities."""
+    def logits(self, x: Tensor) -> Tensor:
+        """Standardised images to logits (b, n_clusters), for ``predict_proba``."""
         raise NotImplementedError
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted parts of the objective by name; their sum is minimised."""
         raise NotImplementedError
 
-    def refresh(self, embed: Callable[[], Tensor]) -> dict:
+    def refresh(self, embed: Callable[..., Tensor]) -> dict:
         """Bring assignments up to date: before the first and after every epoch.
 
         Parameters
         ----------
         embed : callable
-            Returns ``encode`` of all training images, shape (n, d), in order.
+            ``embed()`` is ``encode`` of all training images, shape (n, d), in order;
+            ``embed(function)`` is another function of standardised images.
 
         Returns
         -------
@@ -93,7 +97,7 @@ class ClusterModule(nn.Module):
         """
         return {}
 
-    def finish(self, embed: Callable[[], Tensor]) -> None:
+    def finish(self, embed: Callable[..., Tensor]) -> None:
         """Settle the assignment after the last epoch; ``embed`` is float32 here."""
 
     def after_step(self) -> None:
@@ -274,7 +278,7 @@ class ClusterNet(NeuralNet):
         self.module_.after_step()
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
-        self.module_.refresh(lambda: self.embed(X, self.bfloat16))
+        self.module_.refresh(self.embedder(X, self.bfloat16))
 
     def on_epoch_begin(self, net, **kwargs):
         super().on_epoch_begin(net, **kwargs)
@@ -282,7 +286,7 @@ class ClusterNet(NeuralNet):
         self._began = time.perf_counter()
 
     def on_epoch_end(self, net, dataset_train=None, dataset_valid=None, **kwargs):
-        report = self.module_.refresh(lambda: self.embed(dataset_train, self.bfloat16))
+        report = self.module_.refresh(self.embedder(dataset_train, self.bfloat16))
         seconds = time.perf_counter() - self._began
         record = self.history.record
         for name, value in self._sums.items():
@@ -293,13 +297,15 @@ class ClusterNet(NeuralNet):
         for name, value in report.items():
             record(name, value)
 
-    def embed(self, images, bfloat16=False) -> Tensor:
-        """``encode`` of all images, shape (n, d), on the device, in eval mode."""
-        return self.evaluate(images, self.module_.encode, bfloat16)
+    def embedder(self, images, bfloat16=False) -> Callable[..., Tensor]:
+        """Return the ``embed`` that the module's hooks are given."""
+        return lambda function=self.module_.encode: self.evaluate(
+            images, function, bfloat16
+        )
 
     @torch.no_grad()
     def evaluate(self, images, function, bfloat16=False) -> Tensor:
-        """``function`` of the standardised images, shape (n, d), on the device."""
+        """``function`` of standardised images in eval mode: (n, d), on the device."""
         module = self.module_.eval()
         module.bfloat16 = bfloat16
         _, height, width = images.shape

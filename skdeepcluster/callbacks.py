@@ -94,6 +94,14 @@ class CollapseWarning(Callback):
         )
 
 
+class StopWhenConverged(Callback):
+    """End training when the module says that it converged."""
+
+    def on_epoch_end(self, net, **kwargs):
+        if net.module_.converged:  # skorch's own way to end early and keep the net
+            raise KeyboardInterrupt
+
+
 class _SklearnBridge(Callback):
     """Hand skorch's epochs to scikit-learn's callbacks."""
 
@@ -111,7 +119,7 @@ class _SklearnBridge(Callback):
             reconstruction_attributes=lambda: self.state(net),
             **self.data,
         )
-        if stop:  # skorch's own way to end training early and keep the net
+        if stop:
             raise KeyboardInterrupt
 
 

@@ -6,13 +6,12 @@ import copy
 from collections import OrderedDict
 from numbers import Integral, Real
 
-import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._base import DeepClusterer, epochs_for
+from ._base import DeepClusterer
 from ._kmeans import spherical_kmeans
 from ._net import ClusterModule, WarmupCosine, ema_update
 from .augment import simclr
@@ -21,7 +20,6 @@ from .heads import projection_head
 from .losses import nt_xent
 
 ABSENT = -10.0  # logit of a cluster without a sample in the batch
-EPOCHS, MIN_STEPS, MAX_STEPS = 25, 600, 3000  # of max_epochs="auto"
 PAIRS = ((0, 1), (1, 0))  # of views: the online one and the one that gives the target
 
 
@@ -265,9 +263,9 @@ class DigProModule(ClusterModule):
         """Unit target features, (b, feature_dim)."""
         return F.normalize(self.run(self.teacher, x), dim=1)
 
-    def assign(self, z):
+    def logits(self, x):
         """Cosine to each prototype over the temperature of the groups."""
-        return z @ self.centers.T / self.options["group_temperature"]
+        return self.encode(x) @ self.centers.T / self.options["group_temperature"]
 
     def refresh(self, embed):
         """Pseudo-labels by spherical k-means, warm-started from the last centres."""
@@ -618,10 +616,6 @@ class DigPro(DeepClusterer):
             **{name: getattr(self, name) for name in options},
         }
 
-    def _auto_epochs(self, n_samples, steps_per_epoch):
-        steps = min(MAX_STEPS, max(MIN_STEPS, EPOCHS * steps_per_epoch))
-        return epochs_for(steps, steps_per_epoch)
-
     def _schedule(self, plan):
         return WarmupCosine(self.lr_warmup * plan.total_steps, plan.total_steps)
 
@@ -631,39 +625,3 @@ class DigPro(DeepClusterer):
             rate = self.predictor_lr_scale * self.lr
             params["optimizer__param_groups"] = [("predictor.*", {"lr": rate})]
         return params
-
-    def score(self, X, y=None):
-        """Simplified silhouette of the embedding: higher is better, in [-1, 1].
-
-        With a and b the cosine distances of a sample to its own and to the next
-        prototype, the mean of ``(b - a) / max(a, b)``.
-
-        Parameters
-        ----------
-        X : array-like or list of paths
-            As for :meth:`transform`.
-        y : ignored
-
-        Returns
-        -------
-        score : float
-            -1 for a single cluster.
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        ValueError
-            If X does not hold images of the fitted shape.
-
-        References
-        ----------
-        Vendramin, Campello and Hruschka, *Relative clustering validity criteria*,
-        2010.
-        """
-        embedding = self._embed(self._read(X))
-        if len(self.cluster_centers_) < 2:
-            return -1.0
-        distance = 1.0 - embedding @ self.cluster_centers_.T
-        own, other = np.partition(distance, 1, axis=1)[:, :2].T
-        return float(np.mean((other - own) / np.maximum(other, 1e-12)))

@@ -693,8 +693,8 @@ class Recorder(ClusterModule):
     def encode(self, x):
         return self.run(self.network, x.flatten(1))
 
-    def assign(self, z):
-        return z @ self.centers.T
+    def logits(self, x):
+        return self.encode(x) @ self.centers.T
 
     def losses(self, batch):
         self.seen.append((self.training, batch))

@@ -767,10 +767,11 @@ def test_refresh_starts_from_the_last_centres():
     assert [n_init for _, n_init in seen] == [2, 2, 10]
 
 
-def test_encode_and_assign():
+def test_encode_and_logits():
     module = make_module().eval()
-    z = module.encode(torch.randn(B, *SHAPE))
+    x = torch.randn(B, *SHAPE)
+    z = module.encode(x)
     assert z.shape == (B, D)
     torch.testing.assert_close(z.norm(dim=1), torch.ones(B))
     module.centers = unit(torch.randn(K, D))
-    torch.testing.assert_close(module.assign(z), z @ module.centers.T / TAU_G)
+    torch.testing.assert_close(module.logits(x), z @ module.centers.T / TAU_G)
