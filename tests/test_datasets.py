@@ -5,7 +5,12 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from skdeepcluster.datasets import load_digits_images, load_image_folder
+from skdeepcluster.datasets import (
+    load_digits_images,
+    load_image_folder,
+    make_long_tail,
+    make_retention,
+)
 
 
 @pytest.fixture
@@ -111,3 +116,107 @@ def test_folder_errors(folder):
     (folder / "void").mkdir()
     with pytest.raises(ValueError, match="found 0 files, expected"):
         load_image_folder(folder / "void")
+
+
+# -- imbalanced subsets ----------------------------------------------------------------
+
+
+@pytest.fixture
+def thousand():
+    """4000 rows that hold their own number, of four classes of 1000 each."""
+    return np.arange(4000)[:, None], np.array(["a", "b", "c", "d"])[np.arange(4000) % 4]
+
+
+def counts(y):
+    return dict(zip(*np.unique(y, return_counts=True), strict=True))
+
+
+def test_long_tail_is_exponential(thousand):
+    X, y = make_long_tail(*thousand, ratio=8, random_state=0)
+    assert counts(y) == {"a": 1000, "b": 500, "c": 250, "d": 125}
+    assert len(np.unique(X)) == len(X)
+    np.testing.assert_array_equal(thousand[1][X[:, 0]], y)
+    assert not (np.diff(X[:, 0]) > 0).all()
+
+
+def test_long_tail_of_some_samples_and_some_order(thousand):
+    _, y = make_long_tail(*thousand, ratio=8, n_samples=150, order=["d", "b", "c", "a"])
+    assert counts(y) == {"d": 80, "b": 40, "c": 20, "a": 10}
+
+
+def test_long_tail_without_a_tail(thousand):
+    assert set(counts(make_long_tail(*thousand, ratio=1)[1]).values()) == {1000}
+
+
+def test_long_tail_is_as_large_as_unequal_classes_allow():
+    y = np.repeat([0, 1, 2], [30, 90, 10])
+    assert counts(make_long_tail(y, y, ratio=4)[1]) == {0: 30, 1: 15, 2: 8}
+    assert counts(make_long_tail(y, y, ratio=4, order=[1, 0, 2])[1]) == {
+        0: 20,
+        1: 40,
+        2: 10,
+    }
+
+
+def test_long_tail_order_is_drawn(thousand):
+    largest = {
+        max(counts(y), key=counts(y).get)
+        for seed in range(20)
+        for _, y in [make_long_tail(*thousand, order="random", random_state=seed)]
+    }
+    assert largest == {"a", "b", "c", "d"}
+
+
+def test_long_tail_keeps_the_kind_of_its_input(thousand):
+    X, y = thousand
+    paths = [f"{i}.png" for i in range(len(y))]
+    drawn, classes = make_long_tail(paths, y.tolist(), random_state=0)
+    assert isinstance(drawn, list) and isinstance(classes, list)
+    again, _ = make_long_tail(paths, y, random_state=0)
+    assert drawn == again != make_long_tail(paths, y, random_state=1)[0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"ratio": 0.5}, "ratio=0.5 should be"),
+        ({"ratio": float("nan")}, "should be a number of at least 1"),
+        ({"ratio": 2, "n_samples": 3000}, "1000 samples of class 'a': at most 2923"),
+        ({"ratio": 50, "n_samples": 12}, "no sample is left of class 'd'"),
+        ({"order": "size"}, "'sorted', 'random', or hold each of the 4"),
+        ({"order": ["a", "b"]}, "once"),
+        ({"order": ["a", "b", "c", "c"]}, "once"),
+    ],
+)
+def test_long_tail_refuses(thousand, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        make_long_tail(*thousand, **wrong)
+
+
+@pytest.mark.parametrize("make", [make_long_tail, make_retention])
+def test_imbalance_needs_classes_of_each_sample(make, thousand):
+    X, y = thousand
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        make(X[:-1], y)
+    with pytest.raises(ValueError, match=r"y holds 1 class\(es\)"):
+        make(X, np.zeros(len(X)))
+
+
+def test_retention_is_linear(thousand):
+    X, y = make_retention(*thousand, min_rate=0.1, random_state=0)
+    for label, rate in zip("abcd", (0.1, 0.4, 0.7, 1.0), strict=True):
+        spread = np.sqrt(1000 * rate * (1 - rate))
+        assert abs(counts(y)[label] - 1000 * rate) <= 4 * spread
+    assert (np.diff(X[:, 0]) > 0).all()
+    np.testing.assert_array_equal(thousand[1][X[:, 0]], y)
+
+
+def test_retention_of_everything_and_of_nothing(thousand):
+    assert len(make_retention(*thousand, min_rate=1)[0]) == 4000
+    assert "a" not in counts(make_retention(*thousand, min_rate=0)[1])
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.5, "all"])
+def test_retention_refuses(thousand, rate):
+    with pytest.raises(ValueError, match="min_rate="):
+        make_retention(*thousand, min_rate=rate)
