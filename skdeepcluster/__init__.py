@@ -2,5 +2,7 @@
 
 from ._version import __version__
 from .digpro import DigPro
+from .scl import SCL
+from .statdec import StatDEC
 
-__all__ = ["DigPro", "__version__"]
+__all__ = ["DigPro", "SCL", "StatDEC", "__version__"]

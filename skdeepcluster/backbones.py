@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
@@ -224,3 +225,36 @@ def make_backbone(backbone, image_shape) -> tuple[nn.Module, int]:
             "were expected. End it with nn.Flatten()."
         )
     return network.train(), out.shape[1]
+
+
+def make_feature_map(backbone, image_shape) -> tuple[nn.Module, int, bool]:
+    """Build a backbone without its pooling, where it is known to have one.
+
+    Parameters
+    ----------
+    backbone : str or Module
+        As for :func:`make_backbone`.
+    image_shape : tuple (C, H, W)
+
+    Returns
+    -------
+    network : Module
+        (b, C, H, W) -> (b, channels, h, w) for ``"conv"`` and ``"resnet18"``; every
+        other backbone is whole: (b, C, H, W) -> (b, channels).
+    channels : int
+    is_map : bool
+        Whether the network gives a map.
+
+    Raises
+    ------
+    ValueError
+        If a module does not map images of that shape to (b, width).
+    """
+    network, width = make_backbone(backbone, image_shape)
+    if isinstance(backbone, nn.Module) or backbone not in ("conv", "resnet18"):
+        return network, width, False
+    *stages, _, _ = network.named_children()  # a pooling, and what comes after it
+    features = nn.Sequential(OrderedDict(stages))
+    with torch.no_grad():
+        channels = features.eval()(torch.zeros(1, *image_shape)).shape[1]
+    return features.train(), channels, True

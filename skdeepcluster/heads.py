@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def projection_head(n_in: int, hidden: int, n_out: int) -> nn.Sequential:
@@ -28,3 +29,112 @@ def projection_head(n_in: int, hidden: int, n_out: int) -> nn.Sequential:
         nn.ReLU(),
         nn.Linear(hidden, n_out),
     )
+
+
+class StatisticsPooling(nn.Module):
+    """Pool a set to its mean, its second moment and its soft size.
+
+    What is present, how variable it is, and how much of it there is. A reconstruction:
+    the abstracts of the paper name the three statistics, their formulas could not be
+    read.
+
+    Parameters
+    ----------
+    cardinality : {"active", "count"} or None
+        ``"active"``: logarithm of one plus the soft number of elements in which a
+        channel is positive, one column a channel. ``"count"``: of the number of
+        elements, one column; constant where all sets are of one size. None: no column.
+    second : {"std", "var"}
+        Second moment about the mean of the set, not corrected for its size.
+    eps : float
+        Added to the variance under the root: the gradient stays finite where an
+        element is like the other.
+
+    References
+    ----------
+    Rezaei et al., *Joint Debiased Representation Learning and Imbalanced Data
+    Clustering*, arXiv 2109.05232. Edwards and Storkey, *Towards a Neural Statistician*,
+    2017, append the size of a set to its mean.
+    """
+
+    def __init__(self, cardinality="active", second="std", eps=1e-5):
+        super().__init__()
+        self.cardinality, self.second, self.eps = cardinality, second, eps
+
+    def columns(self, channels: int) -> int:
+        """Width of the output for sets of so many channels."""
+        return (
+            2 * channels + {"active": channels, "count": 1, None: 0}[self.cardinality]
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Pool a batch of sets.
+
+        Parameters
+        ----------
+        x : tensor of shape (b, C, n) or (b, C, H, W)
+            Sets of n elements, or feature maps of as many positions.
+        mask : tensor of shape (b, n) or (b, H, W), optional
+            Weights in [0, 1] of the elements.
+
+        Returns
+        -------
+        statistics : float32 tensor of shape (b, 2 C + C), (b, 2 C + 1) or (b, 2 C)
+            Also under autocast: a variance in half precision would be noise.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.flatten(2).float()
+            m = x.new_ones(len(x), x.shape[2]) if mask is None else mask.flatten(1)
+            m = m.to(x.dtype).unsqueeze(1)
+            x = torch.where(m > 0, x, 0.0)  # zero times what is not finite is not zero
+            size = m.sum(2)
+            mean = (m * x).sum(2) / size.clamp_min(1)
+            moment = (m * (x - mean.unsqueeze(2)).square()).sum(2) / size.clamp_min(1)
+            if self.second == "std":
+                moment = (moment + self.eps).sqrt()
+            parts = [mean, moment]
+            if self.cardinality == "count":
+                parts.append(size.log1p())
+            elif self.cardinality == "active":
+                parts.append((m * -torch.expm1(-x.relu())).sum(2).log1p())
+            return torch.cat(parts, dim=1)
+
+
+class StatisticsPoolingBlock(nn.Module):
+    """Statistics pooling, batch norm, linear.
+
+    Batch norm because the statistics have scales of their own. As with the averages of
+    a small convolutional encoder, a grid of cells tells where a stroke lies.
+
+    Parameters
+    ----------
+    channels : int
+        Of the feature map.
+    width : int
+        Of the output.
+    grid : int
+        Rows and columns of cells, cut as by ``AdaptiveAvgPool2d``; each is pooled.
+    cardinality, second
+        As in :class:`StatisticsPooling`.
+    """
+
+    def __init__(self, channels, width, *, grid=1, cardinality="active", second="std"):
+        super().__init__()
+        self.grid, self.pool = grid, StatisticsPooling(cardinality, second)
+        columns = grid**2 * self.pool.columns(channels)
+        self.norm, self.linear = nn.BatchNorm1d(columns), nn.Linear(columns, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (b, channels, H, W) to (b, width)."""
+        cells = [
+            self.pool(x[:, :, rows, columns])
+            for rows in self._cells(x.shape[2])
+            for columns in self._cells(x.shape[3])
+        ]
+        return self.linear(self.norm(torch.cat(cells, dim=1)))
+
+    def _cells(self, size):
+        return [
+            slice(i * size // self.grid, -(-(i + 1) * size // self.grid))
+            for i in range(self.grid)
+        ]

@@ -1,0 +1,1066 @@
+"""StatDEC: debiased representation learning joined to deep embedded clustering."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ._base import DeepClusterer
+from ._kmeans import spherical_kmeans
+from ._net import ClusterModule, WarmupCosine, ema_update
+from .backbones import make_feature_map
+from .heads import StatisticsPoolingBlock
+
+PRIOR_RANGE = 0.02, 0.13  # above exp(-2) orthogonal negatives clamp the estimate
+STATISTICS_MOMENTUM = 0.95
+VARIANCE_FLOOR = 0.05  # of the mean variance: a tiny cluster is no point
+VARIANCE_RANGE = 0.25, 4.0  # of the median: no cluster swallows the outliers
+MIN_JOINT_EPOCHS = 5  # before the labels may end the training
+MAX_RESEEDS = 3
+SMALLEST_SHARE = 0.002  # of the samples: a cluster with less is seeded again
+MAX_CANDIDATES = 512  # for its new centre: bounds the memory
+N_NEIGHBORS = 10  # whose mean is that centre
+EMBEDDING_WEIGHT = 0.5  # of the contrastive loss on the embedding while warming up
+EMA_MOMENTUM = 0.99
+CENTER_LR_SCALE = 10.0
+TINY = 1e-12
+
+
+# -- representation --------------------------------------------------------------------
+
+
+def debiased_contrastive(
+    a: Tensor, b: Tensor, temperature: float, tau_plus: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """Debiased contrastive loss of two views: NT-Xent, less the false negatives.
+
+    A share ``tau_plus`` of the negatives of an anchor is taken to be of its own class,
+    and what they add to the denominator, estimated by the positive, is subtracted. An
+    estimate below what negatives can give is clamped; negatives have no gradient then.
+
+    Parameters
+    ----------
+    a, b : tensors of shape (n, d)
+        Embeddings of two views of the same n images; normalised here.
+    temperature : float
+        Divides the cosine similarities.
+    tau_plus : float, or tensor of shape (n,) or (2 n,)
+        Share of false negatives, in [0, 1). 0 gives NT-Xent.
+
+    Returns
+    -------
+    loss : scalar tensor
+        Mean over the 2 n rows.
+    clamped : scalar tensor
+        Share of the rows whose estimate was clamped, without gradient.
+
+    References
+    ----------
+    Chuang et al., *Debiased Contrastive Learning*, 2020, equations 7 and 8 with one
+    positive.
+    """
+    n = len(a)
+    if not isinstance(tau_plus, Tensor):
+        tau_plus = a.new_full((), tau_plus)  # a copy to the device would wait
+    elif tau_plus.shape == (n,):
+        tau_plus = tau_plus.repeat(2)
+    z = F.normalize(torch.cat([a, b]), dim=1)
+    logits = z @ z.T / temperature
+    positive = torch.cat([logits.diagonal(n), logits.diagonal(-n)])
+    rows = torch.arange(2 * n, device=z.device)
+    same_image = rows.unsqueeze(1) % n == rows % n
+    n_negatives = 2 * n - 2
+    # all in ratios to the positive and in logarithms: low temperatures overflow
+    total = logits.masked_fill(same_image, -math.inf).logsumexp(1) - positive
+    left = 1 - tau_plus * n_negatives * (-total).clamp_max(80).exp()
+    estimate = total + left.clamp_min(TINY).log() - torch.log1p(-tau_plus)
+    estimate = estimate.masked_fill(left <= 0, -math.inf)
+    least = math.log(n_negatives) - 1 / temperature - positive
+    clamped = (estimate < least).float().mean()
+    return F.softplus(torch.maximum(estimate, least)).mean(), clamped
+
+
+# -- clustering ------------------------------------------------------------------------
+
+
+def _squared_distances(embedding: Tensor, centers: Tensor) -> Tensor:
+    squares = embedding.square().sum(1, keepdim=True) + centers.square().sum(1)
+    return (squares - 2 * embedding @ centers.T).clamp_min(0)
+
+
+def log_student_t(
+    embedding: Tensor, centers: Tensor, scale: float | Tensor, alpha: float = 1.0
+) -> Tensor:
+    """Logarithm of the soft assignments: a Student t kernel about each centre.
+
+    Parameters
+    ----------
+    embedding : tensor of shape (n, p)
+    centers : tensor of shape (K, p)
+    scale : float, or tensor of shape () or (K,)
+        Squared distance that counts as one. A common factor of embedding and centres,
+        squared in the scale, changes nothing.
+    alpha : float
+        Degrees of freedom.
+
+    Returns
+    -------
+    log_q : tensor of shape (n, K)
+        Rows are normalised: their exponentials sum to 1.
+
+    References
+    ----------
+    Xie et al., *Unsupervised Deep Embedding for Clustering Analysis*, 2016, equation 1,
+    where the scale is 1.
+    """
+    distance = _squared_distances(embedding, centers) / (alpha * scale)
+    return (-(alpha + 1) / 2 * distance.log1p()).log_softmax(1)
+
+
+def sharpened_target(q: Tensor, cardinality: Tensor, power: float = 1.0) -> Tensor:
+    """Target of the assignments: squared, and divided by what a cluster holds.
+
+    Parameters
+    ----------
+    q : tensor of shape (n, K)
+        Soft assignments; rows sum to 1.
+    cardinality : tensor of shape (K,)
+        Samples of each cluster over the whole data, in any unit.
+    power : float
+        Of the cardinality. 1 is DEC's target, which protects small clusters and pushes
+        towards equal sizes; 0 does neither.
+
+    Returns
+    -------
+    p : tensor of shape (n, K)
+        Rows sum to 1; no gradient.
+
+    References
+    ----------
+    Xie et al., 2016, equation 3.
+    """
+    weight = q.detach().square() / cardinality.detach().clamp_min(TINY) ** power
+    return weight / weight.sum(1, keepdim=True)
+
+
+def dec_loss(target: Tensor, log_q: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean Kullback-Leibler divergence of the assignments from their target.
+
+    Parameters
+    ----------
+    target : tensor of shape (n, K)
+    log_q : tensor of shape (n, K)
+    weight : tensor of shape (n,), optional
+        Factor of each row; the mean is over all n.
+
+    Returns
+    -------
+    loss : scalar tensor
+
+    References
+    ----------
+    Xie et al., 2016, equation 2.
+    """
+    divergence = (torch.xlogy(target, target) - target * log_q).sum(1)
+    return (divergence if weight is None else weight * divergence).mean()
+
+
+# -- statistics of the clusters --------------------------------------------------------
+
+
+class ClusterStatistics(NamedTuple):
+    """What statistics pooling is to an image, for each cluster.
+
+    Attributes
+    ----------
+    cardinality : tensor of shape (K,)
+        Sum of the soft assignments.
+    mean : tensor of shape (K, p)
+    variance : tensor of shape (K,)
+        Mean squared distance to the mean, a dimension.
+    """
+
+    cardinality: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+def cluster_statistics(q: Tensor, embedding: Tensor) -> ClusterStatistics:
+    """Cardinality, mean and variance of each cluster.
+
+    Parameters
+    ----------
+    q : tensor of shape (n, K)
+        Soft or hard assignments.
+    embedding : tensor of shape (n, p)
+
+    Returns
+    -------
+    statistics : ClusterStatistics
+        An empty cluster has mean and variance zero.
+    """
+    cardinality = q.sum(0)
+    share = q / cardinality.clamp_min(TINY)
+    mean = share.T @ embedding
+    distance = _squared_distances(embedding, mean)
+    return ClusterStatistics(
+        cardinality, mean, (share * distance).sum(0) / embedding.shape[1]
+    )
+
+
+def merge_statistics(a: ClusterStatistics, b: ClusterStatistics) -> ClusterStatistics:
+    """Statistics of the union of two parts.
+
+    Parameters
+    ----------
+    a, b : ClusterStatistics
+        Of K clusters each.
+
+    Returns
+    -------
+    statistics : ClusterStatistics
+
+    References
+    ----------
+    Chan, Golub and LeVeque, *Updating formulae and a pairwise algorithm for computing
+    sample variances*, 1979.
+    """
+    n = a.cardinality + b.cardinality
+    share_a = a.cardinality / n.clamp_min(TINY)
+    share_b = b.cardinality / n.clamp_min(TINY)
+    mean = share_a.unsqueeze(1) * a.mean + share_b.unsqueeze(1) * b.mean
+    between = share_a * share_b * (a.mean - b.mean).square().mean(1)
+    return ClusterStatistics(
+        n, mean, share_a * a.variance + share_b * b.variance + between
+    )
+
+
+def outlier_score(embedding: Tensor, centers: Tensor, variance: Tensor) -> Tensor:
+    """Squared distance to the nearest cluster in units of its variance.
+
+    Parameters
+    ----------
+    embedding : tensor of shape (n, p)
+    centers : tensor of shape (K, p)
+    variance : tensor of shape (K,)
+        A dimension; positive.
+
+    Returns
+    -------
+    score : tensor of shape (n,)
+        About 1 within a cluster, more outside.
+    """
+    distance = _squared_distances(embedding, centers)
+    return (distance / (embedding.shape[1] * variance)).min(1).values
+
+
+def overcluster_centers(
+    features: Tensor,
+    n_clusters: int,
+    *,
+    factor: int = 5,
+    linkage: str = "ward",
+    n_init: int = 3,
+    seed: int = 0,
+) -> Tensor:
+    """Centres from many small clusters, each of which counts once.
+
+    k-means spends its centres where the samples are: a large class gets several, two
+    small ones share one. Merging many small clusters without a look at their sizes
+    gives a small class as much say as a slice of a large one.
+
+    Parameters
+    ----------
+    features : tensor of shape (n, p)
+    n_clusters : int
+        At most n.
+    factor : int
+        Small clusters for each cluster.
+    linkage : str
+        How scikit-learn's AgglomerativeClustering merges them.
+    n_init : int
+        Starts of k-means.
+    seed : int
+        Of k-means.
+
+    Returns
+    -------
+    centers : tensor of shape (n_clusters, p)
+        Unweighted means of the merged centres, on the device of the features.
+    """
+    data = features.cpu().numpy()
+    n_small = min(factor * n_clusters, len(data))
+    kmeans = KMeans(n_small, n_init=n_init, random_state=seed).fit(data)
+    small = kmeans.cluster_centers_
+    if n_small == 1:
+        return features.new_tensor(small)
+    merged = AgglomerativeClustering(n_clusters, linkage=linkage).fit(small).labels_
+    means = [small[merged == k].mean(0) for k in range(n_clusters)]
+    return features.new_tensor(np.stack(means))
+
+
+# -- networks --------------------------------------------------------------------------
+
+
+class StatisticsNetworks(nn.Module):
+    """Representation network and clustering network.
+
+    Parameters
+    ----------
+    backbone : str or Module
+    image_shape : tuple (C, H, W)
+    feature_dim, hidden_dim : int
+        Widths of the two embeddings and of the blocks.
+    pooling, cardinality, second_moment, grid, share_trunk, detach_representation
+        As in :class:`StatDEC`.
+    """
+
+    def __init__(
+        self,
+        backbone,
+        image_shape,
+        feature_dim,
+        hidden_dim,
+        pooling,
+        cardinality,
+        second_moment,
+        grid,
+        share_trunk,
+        detach_representation,
+    ):
+        super().__init__()
+        self.detach_representation = detach_representation
+        self.backbone, channels, is_map = make_feature_map(backbone, image_shape)
+        self.cluster_trunk = None if share_trunk else copy.deepcopy(self.backbone)
+        self.splits = False  # until then the clustering network has no trunk of its own
+
+        def block():
+            if is_map and pooling == "statistics":
+                return StatisticsPoolingBlock(
+                    channels,
+                    hidden_dim,
+                    grid=grid,
+                    cardinality=cardinality,
+                    second=second_moment,
+                )
+            width = channels * grid**2 if is_map else channels
+            pool = [nn.AdaptiveAvgPool2d(grid), nn.Flatten()] if is_map else []
+            return nn.Sequential(
+                *pool, nn.BatchNorm1d(width), nn.Linear(width, hidden_dim)
+            )
+
+        self.representation, self.clustering = block(), block()
+        self.projection = nn.Linear(hidden_dim, feature_dim)
+        self.embedding = nn.Linear(2 * hidden_dim, feature_dim)
+
+    def split_trunks(self):
+        """Give the clustering network its own copy of the trunk, if it has one."""
+        if self.cluster_trunk is not None and not self.splits:
+            self.cluster_trunk.load_state_dict(self.backbone.state_dict())
+            self.splits = True
+
+    def get_extra_state(self):
+        """State beside parameters and buffers, for ``state_dict``."""
+        return {"splits": self.splits}
+
+    def set_extra_state(self, state):
+        """Take what :meth:`get_extra_state` gave."""
+        self.splits = state["splits"]
+
+    def represent(self, x: Tensor) -> Tensor:
+        """Images to the representation r, (b, hidden_dim)."""
+        return self.representation(self.backbone(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images to projection u and embedding e side by side, (b, 2 feature_dim)."""
+        maps = self.backbone(x)
+        r = self.representation(maps)
+        if self.splits:
+            own = self.cluster_trunk(x)
+        else:
+            own = maps.detach() if self.detach_representation else maps
+        c = self.clustering(own)
+        shared = r.detach() if self.detach_representation else r
+        u = self.projection(r.relu())
+        e = self.embedding(torch.cat([shared, c], dim=1).relu())
+        return torch.cat([u, e], dim=1)
+
+
+class StatDECModule(ClusterModule):
+    """Networks, cluster statistics and objective of StatDEC.
+
+    Parameters
+    ----------
+    scaling : Scaling
+    augmentation : callable or Module
+    networks : dict
+        Parameters of :class:`StatisticsNetworks`.
+    n_samples, n_clusters : int
+    warmup_epochs, ramp_epochs : int
+        Epochs without clustering loss, and in which its weight rises.
+    **options
+        As in :class:`StatDEC`.
+    """
+
+    def __init__(
+        self,
+        scaling,
+        augmentation,
+        networks,
+        n_samples,
+        n_clusters,
+        warmup_epochs,
+        ramp_steps,
+        **options,
+    ):
+        super().__init__(scaling, augmentation)
+        self.n_clusters, self.options = n_clusters, options
+        self.warmup_epochs, self.ramp_steps = warmup_epochs, ramp_steps
+        self.online = StatisticsNetworks(**networks)
+        self.teacher = copy.deepcopy(self.online).requires_grad_(False)
+        p = networks["feature_dim"]
+        self.centers = nn.Parameter(torch.zeros(n_clusters, p))
+        self.register_buffer("scale", torch.ones(()))
+        share = n_samples / n_clusters
+        self.register_buffer("cardinality", torch.full((n_clusters,), share))
+        self.register_buffer("mean", torch.zeros(n_clusters, p))
+        self.register_buffer("variance", torch.ones(n_clusters))
+        self.register_buffer("labels", torch.zeros(n_samples, dtype=torch.int64))
+        self.register_buffer("inlier", torch.ones(n_samples))
+        self.register_buffer("clamped", torch.zeros(()))
+        self.epoch = self.step = self.joint_step = self.epoch_step = self.reseeds = 0
+        self.warned = False
+
+    def get_extra_state(self):
+        """State beside parameters and buffers, for ``state_dict``."""
+        names = "epoch", "step", "joint_step", "epoch_step", "reseeds", "warned"
+        return {name: getattr(self, name) for name in names}
+
+    def set_extra_state(self, state):
+        """Take what :meth:`get_extra_state` gave."""
+        vars(self).update(state)
+
+    @property
+    def is_joint(self):
+        """Whether the clustering loss is part of the objective."""
+        return self.epoch > self.warmup_epochs
+
+    # -- one batch ---------------------------------------------------------------------
+
+    def losses(self, batch):
+        """Parts ``representation`` and, after the warm-up, ``clustering``, weighted."""
+        o = self.options
+        u, e = zip(
+            *(self.run(self.online, view).chunk(2, dim=1) for view in batch.views),
+            strict=True,
+        )
+        if not self.is_joint:
+            loss = self.contrast(u, self.prior())
+            # centres can only be found in an embedding that means something
+            embedding, _ = debiased_contrastive(*e, o["temperature"], self.prior())
+            return {"representation": loss + EMBEDDING_WEIGHT * embedding}
+
+        e = F.normalize(torch.cat(e), dim=1)
+        log_q = log_student_t(e, self.centers, self.kernel_scale())
+        q = log_q.detach().exp()
+        mean_q = q.view(2, -1, self.n_clusters).mean(0)
+        target = sharpened_target(mean_q, self.cardinality, o["cardinality_power"])
+        weight = self.inlier[batch.index].repeat(2)
+        clustering = dec_loss(target.repeat(2, 1), log_q, weight)
+        self.move_statistics(cluster_statistics(q, e.detach()))
+        ramp = min(1.0, (self.joint_step + 1) / max(1, self.ramp_steps))
+        return {
+            "representation": self.contrast(u, self.prior(mean_q)),
+            "clustering": o["cluster_weight"] * ramp * clustering,
+        }
+
+    def contrast(self, u, prior):
+        """Debiased loss of the projections; remembers the share of clamped rows."""
+        loss, clamped = debiased_contrastive(*u, self.options["temperature"], prior)
+        self.clamped += clamped
+        return loss
+
+    def prior(self, q=None):
+        """Probability that a negative is a false one: of all rows, or of each."""
+        tau_plus = self.options["tau_plus"]
+        if isinstance(tau_plus, Real):
+            return tau_plus
+        if tau_plus == "cardinality" and q is not None:
+            share = self.cardinality / self.cardinality.sum()
+            return share[q.argmax(1)].clamp(*PRIOR_RANGE)
+        return min(1 / self.n_clusters, PRIOR_RANGE[1])
+
+    def kernel_scale(self):
+        """Squared distance that counts as one: of all clusters, or of each."""
+        if not self.options["scale_by_variance"]:
+            return self.scale
+        low, high = (bound * self.variance.median() for bound in VARIANCE_RANGE)
+        return self.centers.shape[1] * self.variance.clamp(low, high).clamp_min(TINY)
+
+    @torch.no_grad()
+    def move_statistics(self, batch):
+        """Merge the statistics of a batch, scaled up to the data, with the last ones.
+
+        Parameters
+        ----------
+        batch : ClusterStatistics
+        """
+        scale = len(self.labels) / batch.cardinality.sum()
+        new = batch.cardinality * scale * (1 - STATISTICS_MOMENTUM)
+        running = ClusterStatistics(
+            STATISTICS_MOMENTUM * self.cardinality, self.mean, self.variance
+        )
+        self.statistics = merge_statistics(running, batch._replace(cardinality=new))
+
+    def after_step(self):
+        """Move the averaged networks towards those that are trained."""
+        # the average of a young run is short
+        momentum = min(EMA_MOMENTUM, 1 - 2 / (self.step + 3))
+        ema_update(self.teacher, self.online, momentum, buffers=True)
+        self.step += 1
+        self.epoch_step += 1
+        self.joint_step += self.is_joint
+
+    # -- all images --------------------------------------------------------------------
+
+    @property
+    def statistics(self):
+        """The ClusterStatistics that the buffers hold."""
+        return ClusterStatistics(self.cardinality, self.mean, self.variance)
+
+    @statistics.setter
+    def statistics(self, statistics):
+        self.cardinality, self.mean, self.variance = statistics
+
+    def encode(self, x):
+        """Unit embeddings of the clustering network, (b, feature_dim)."""
+        return F.normalize(self.run(self.teacher, x).chunk(2, dim=1)[1], dim=1)
+
+    def represent(self, x):
+        """Images to the representation, (b, hidden_dim)."""
+        return self.run(self.teacher.represent, x)
+
+    def log_q(self, embedding):
+        """Embeddings to logarithms of their soft assignments."""
+        return log_student_t(embedding, self.centers, self.kernel_scale())
+
+    def logits(self, x):
+        """Images to logarithms of their soft assignments."""
+        return self.log_q(self.encode(x))
+
+    def outlier_score(self, embedding):
+        """Embeddings to outlier scores, (b,); a floor keeps a tiny cluster from 0."""
+        floor = (VARIANCE_FLOOR * self.variance.mean()).clamp_min(TINY)
+        variance = self.variance.clamp_min(floor)
+        return outlier_score(embedding, self.centers, variance)
+
+    @torch.no_grad()
+    def refresh(self, embed):
+        """Centres while warming up; assignments and statistics of the clusters."""
+        features, last = embed(), self.labels
+        if self.epoch < self.warmup_epochs:
+            self.follow(features)
+        elif self.epoch == self.warmup_epochs:
+            self.initialise(features)
+        self.assess(features)
+        changed = (self.labels != last).float().mean().item()
+        joint_epochs = self.epoch - self.warmup_epochs
+        if joint_epochs > 0:
+            self.reseed(features)
+        self.converged = (
+            joint_epochs >= MIN_JOINT_EPOCHS and changed < self.options["tol"]
+        )
+        clamped = (self.clamped / max(1, self.epoch_step)).item()
+        self.warn_if_clamped(clamped)
+        self.clamped.zero_()
+        self.epoch, self.epoch_step = self.epoch + 1, 0
+        spread = features.std(0, correction=0).mean() * features.shape[1] ** 0.5
+        sizes = torch.bincount(self.labels, minlength=self.n_clusters)
+        return {
+            "clamped": clamped,
+            "changed": changed,
+            "cluster_sizes": sizes.tolist(),
+            "feature_spread": spread.item(),
+        }
+
+    @torch.no_grad()
+    def finish(self, embed):
+        """Statistics of the final embedding."""
+        self.centers.requires_grad_(False)  # an attribute of the estimator from now on
+        self.assess(embed())
+
+    def follow(self, features):
+        """Keep provisional centres near the features of the warm-up."""
+        centers, _ = spherical_kmeans(
+            features,
+            self.n_clusters,
+            init=self.centers if self.epoch else None,
+            n_init=1,
+            max_iter=20,
+        )
+        self.set_centers(features, centers)
+
+    def initialise(self, features):
+        """Centres that the joint phase starts from."""
+        init, k = self.options["init"], self.n_clusters
+        if init == "random":
+            centers = features[torch.randperm(len(features))[:k].to(features.device)]
+        elif init == "overcluster":
+            seed = int(torch.randint(2**31 - 1, ()))
+            centers = overcluster_centers(
+                features, k, n_init=self.options["n_init"], seed=seed
+            )
+        else:
+            _, labels = spherical_kmeans(
+                features, k, n_init=self.options["n_init"], max_iter=300
+            )
+            members = F.one_hot(labels, k).to(features.dtype)
+            centers = cluster_statistics(members, features).mean
+        self.set_centers(features, centers)
+        for network in (self.online, self.teacher):
+            network.split_trunks()
+
+    def set_centers(self, features, centers):
+        """Take new centres, and the scale of distances that goes with them."""
+        self.centers.copy_(centers)
+        distance = _squared_distances(features, centers).min(1).values
+        self.scale = distance.mean().clamp_min(TINY)
+
+    def assess(self, features):
+        """Assign all images anew; exact statistics of the clusters."""
+        log_q = self.log_q(features)
+        self.labels = log_q.argmax(1)
+        self.statistics = cluster_statistics(log_q.exp(), features)
+        if self.options["ood_quantile"] < 1:
+            score = self.outlier_score(features)
+            # torch.quantile refuses many samples
+            limit = score.sort().values[int(self.options["ood_quantile"] * len(score))]
+            self.inlier = (score <= limit).to(features.dtype)
+
+    def reseed(self, features):
+        """Move centres that lost their samples to dense places far from the others."""
+        n = len(features)
+        least = max(2, SMALLEST_SHARE * n)
+        for cluster in (self.cardinality < least).nonzero()[:, 0].tolist():
+            if self.reseeds == MAX_RESEEDS:
+                return
+            score = self.outlier_score(features)
+            far = score.topk(max(1, min(MAX_CANDIDATES, n // 20))).indices
+            distance = _squared_distances(features[far], features)
+            near = distance.topk(min(N_NEIGHBORS, n), largest=False)
+            densest = near.values.mean(1).argmin()
+            self.centers[cluster] = features[near.indices[densest]].mean(0)
+            self.cardinality[cluster] = N_NEIGHBORS
+            self.reseeds += 1
+
+    def warn_if_clamped(self, clamped):
+        """Say once that the debiased loss is no longer one."""
+        if clamped <= 0.5 or self.warned:
+            return
+        self.warned = True
+        warnings.warn(
+            f"The debiased estimate was clamped for {clamped:.0%} of the images of an "
+            "epoch: their negatives have no gradient. Lower tau_plus="
+            f"{self.options['tau_plus']!r}, or raise temperature="
+            f"{self.options['temperature']}.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+
+
+class StatDEC(DeepClusterer):
+    """Deep clustering of imbalanced data with statistics of images and of clusters.
+
+    A representation network learns from two views of each image by a contrastive loss
+    that is corrected for false negatives. A clustering network embeds the same images
+    and sharpens soft assignments to centres. Both end in *statistics pooling*: mean,
+    second moment and soft size of what the feature map holds, in place of an average.
+    The same three statistics of each cluster, over all images, keep large clusters
+    from dominating the target (cardinality) and tell outliers (variance).
+
+    A reconstruction. The abstracts of the paper name two networks that are trained
+    together, the statistics pooling of both, the explicit clustering loss and centres
+    that are not random; its equations, settings and code could not be read. The
+    formulas here are those of the nearest public sources: the debiased contrastive
+    loss of Chuang et al. and the clustering loss of Xie et al.
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+        Number of clusters.
+    image_shape : tuple (C, H, W), default=None
+        Says that the rows of a 2-D X are flattened images, what file images are
+        resized to, or where the channels of an ambiguous 4-D X are.
+    backbone : str or Module, default="auto"
+        ``"conv"``, ``"resnet18"`` (small-image stem), ``"mlp"``, the name of a
+        torchvision classification model, or a module that maps (b, C, H, W) to
+        (b, width); the module is copied. ``"auto"``: ``"mlp"`` for vectors, ``"conv"``
+        for images up to 32 pixels on a CPU, else ``"resnet18"``.
+    augment : str or callable, default="auto"
+        How views are made: ``"simclr"``, ``"digits"``, ``"weak"``, ``"vector"``, or a
+        callable that maps (b, C, H, W) in [0, 1] to the same shape. ``"auto"``:
+        ``"vector"`` for vectors, ``"digits"`` for one channel, else ``"simclr"``, which
+        mirrors and recolours: what you make invariant you stop clustering by.
+    max_epochs : int or "auto", default="auto"
+        Passes over X. ``"auto"``: 25, but as many as make 600 steps at least and
+        3000 at most, so that small data are not under-trained.
+    batch_size : int, default=256
+        Images a step, at most; fewer samples make smaller batches.
+    lr : float, default=2e-3
+        Highest learning rate, after its warm-up and before the cosine decay; that of
+        the centres is ten times as high.
+    temperature : float, default=0.5
+        Temperature of the contrastive loss, 0.03 at least.
+    tau_plus : float, "auto" or "cardinality", default=0.1
+        Share of the negatives that are taken for false ones; 0 is plain NT-Xent.
+        ``"auto"``: 1 / n_clusters, but at most 0.13, above which the estimate is
+        clamped. ``"cardinality"``: the share of the cluster of each image, in
+        [0.02, 0.13].
+    cluster_weight : float, default=1.0
+        Weight of the clustering loss.
+    warmup : float, default=0.7
+        Share of the epochs without clustering loss.
+    ramp : float, default=0.2
+        Share of the rest in which its weight rises.
+    pooling : {"statistics", "avg"}, default="statistics"
+        What both networks end in. A backbone other than ``"conv"`` and ``"resnet18"``
+        gives vectors, which are sets of one: they are not pooled.
+    cardinality : {"active", "count"} or None, default="active"
+        Size of the set in statistics pooling: the soft number of positions in which a
+        channel is positive, the number of positions, or none.
+    second_moment : {"std", "var"}, default="std"
+        Second moment in statistics pooling.
+    grid : int, default=2
+        Rows and columns of cells that are pooled.
+    share_trunk : bool, default=True
+        Whether both networks share the layers before the pooling. If not, the
+        clustering network gets its own copy after the warm-up.
+    detach_representation : bool, default=False
+        Whether the clustering loss is kept from the representation network.
+    init : {"kmeans", "overcluster", "random"}, default="kmeans"
+        First centres: k-means, k-means with five times as many centres that are then
+        merged without a look at their sizes, or random images.
+    n_init : int, default=20
+        Starts of that k-means.
+    cardinality_power : float, default=1.0
+        Power of the cardinality that divides the target. 1 pushes towards equal sizes
+        and keeps small clusters from vanishing; 0 does neither.
+    scale_by_variance : bool, default=False
+        Whether distances to a centre are in units of the variance of its cluster.
+    ood_quantile : float, default=1.0
+        Quantile of the outlier scores above which an image has no clustering loss.
+    tol : float, default=1e-3
+        Training ends when fewer labels than this share changed in an epoch, after five
+        epochs with clustering loss.
+    representation : {"clustering", "contrastive"}, default="clustering"
+        What ``transform`` gives: the embedding that is clustered, or the
+        representation, for a classifier or for other data. Centres, labels and
+        ``score`` are those of the embedding.
+    lr_warmup : float, default=0.05
+        Share of the steps in which the learning rate rises.
+    feature_dim : int, default=64
+        Width of the embedding and of the contrastive projection.
+    hidden_dim : int, default=512
+        Width of the representation, and of its like in the clustering network.
+    device : str or torch.device, default="auto"
+        ``"auto"`` is CUDA where there is one, else the CPU.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        Of the networks in training; losses and predictions are float32. ``"auto"``
+        takes bfloat16 on CUDA, and for images on CPUs with bfloat16 instructions.
+    net_params : dict, default=None
+        Passed to skorch, such as ``{"optimizer__weight_decay": 0.1}``; shown by
+        ``get_params`` as ``net__optimizer__weight_decay``.
+    callbacks : list, default=None
+        Callbacks of skorch.
+    verbose : int, default=0
+        1 shows a progress bar with the loss parts and the time left.
+    random_state : int, RandomState or None, default=None
+        Seeds everything. On one CPU the same seed gives the same labels, bit for bit;
+        the global generators are not touched.
+
+    Attributes
+    ----------
+    labels_ : ndarray of shape (n,), int64
+        Cluster of each sample, consecutive from 0.
+    cluster_centers_ : ndarray of shape (n_clusters, feature_dim), float32
+        Centres in the embedding, whose rows have unit length; empty clusters are left
+        out.
+    cluster_sizes_ : ndarray of shape (n_clusters,), int64
+        Samples of each cluster.
+    cluster_cardinality_ : ndarray of shape (n_clusters,), float32
+        Mean soft assignment to each cluster.
+    cluster_variance_ : ndarray of shape (n_clusters,), float32
+        Mean squared distance, a dimension, of a cluster to its mean.
+    history_ : list of dict
+        One row an epoch: ``epoch``, ``loss`` and its weighted parts
+        ``loss_representation`` and ``loss_clustering``, ``lr``, ``seconds``,
+        ``images_per_second``, ``clamped`` (share of the images whose debiased estimate
+        was clamped), ``changed`` (share of the labels), ``cluster_sizes`` and
+        ``feature_spread`` (near 0: the embedding collapsed; near 1: spread evenly).
+    n_iter_ : int
+        Epochs run.
+    net_ : ClusterNet
+        The trained skorch net; ``net_.module_`` holds the networks.
+    device_ : str
+        Where it was trained.
+    image_shape_ : tuple (C, H, W)
+        (1, 1, d) for vectors.
+    n_features_in_ : int
+        C * H * W.
+    feature_names_in_ : ndarray of shape (d,)
+        Column names, if X was a DataFrame with string names.
+
+    See Also
+    --------
+    DigPro : For data whose classes are about equally large.
+
+    References
+    ----------
+    Mina Rezaei, Emilio Dorigatti, David Ruegamer and Bernd Bischl, *Joint Debiased
+    Representation Learning and Imbalanced Data Clustering*, arXiv 2109.05232, 2022.
+
+    Ching-Yao Chuang et al., *Debiased Contrastive Learning*, 2020.
+
+    Junyuan Xie, Ross Girshick and Ali Farhadi, *Unsupervised Deep Embedding for
+    Clustering Analysis*, 2016.
+
+    Examples
+    --------
+    >>> from skdeepcluster import StatDEC
+    >>> from skdeepcluster.datasets import load_digits_images
+    >>> X, _ = load_digits_images()
+    >>> model = StatDEC(n_clusters=10, max_epochs=2, random_state=0).fit(X)
+    >>> model.labels_.shape
+    (1797,)
+    >>> model.score_samples(X).shape
+    (1797,)
+    """
+
+    _parameter_constraints: dict = {
+        **DeepClusterer._parameter_constraints,
+        "temperature": [Interval(Real, 0.03, None, closed="left")],
+        "tau_plus": [
+            StrOptions({"auto", "cardinality"}),
+            Interval(Real, 0, 1, closed="left"),
+        ],
+        "cluster_weight": [Interval(Real, 0, None, closed="left")],
+        "warmup": [Interval(Real, 0, 1, closed="both")],
+        "ramp": [Interval(Real, 0, 1, closed="both")],
+        "pooling": [StrOptions({"statistics", "avg"})],
+        "cardinality": [StrOptions({"active", "count"}), None],
+        "second_moment": [StrOptions({"std", "var"})],
+        "grid": [Interval(Integral, 1, None, closed="left")],
+        "share_trunk": ["boolean"],
+        "detach_representation": ["boolean"],
+        "init": [StrOptions({"kmeans", "overcluster", "random"})],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "cardinality_power": [Interval(Real, 0, None, closed="left")],
+        "scale_by_variance": ["boolean"],
+        "ood_quantile": [Interval(Real, 0, 1, closed="right")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "representation": [StrOptions({"clustering", "contrastive"})],
+        "lr_warmup": [Interval(Real, 0, 1, closed="both")],
+        "feature_dim": [Interval(Integral, 2, None, closed="left")],
+        "hidden_dim": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_clusters=8,
+        *,
+        image_shape=None,
+        backbone="auto",
+        augment="auto",
+        max_epochs="auto",
+        batch_size=256,
+        lr=2e-3,
+        temperature=0.5,
+        tau_plus=0.1,
+        cluster_weight=1.0,
+        warmup=0.7,
+        ramp=0.2,
+        pooling="statistics",
+        cardinality="active",
+        second_moment="std",
+        grid=2,
+        share_trunk=True,
+        detach_representation=False,
+        init="kmeans",
+        n_init=20,
+        cardinality_power=1.0,
+        scale_by_variance=False,
+        ood_quantile=1.0,
+        tol=1e-3,
+        representation="clustering",
+        lr_warmup=0.05,
+        feature_dim=64,
+        hidden_dim=512,
+        device="auto",
+        precision="auto",
+        net_params=None,
+        callbacks=None,
+        verbose=0,
+        random_state=None,
+    ):
+        self.n_clusters = n_clusters
+        self.image_shape = image_shape
+        self.backbone = backbone
+        self.augment = augment
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.temperature = temperature
+        self.tau_plus = tau_plus
+        self.cluster_weight = cluster_weight
+        self.warmup = warmup
+        self.ramp = ramp
+        self.pooling = pooling
+        self.cardinality = cardinality
+        self.second_moment = second_moment
+        self.grid = grid
+        self.share_trunk = share_trunk
+        self.detach_representation = detach_representation
+        self.init = init
+        self.n_init = n_init
+        self.cardinality_power = cardinality_power
+        self.scale_by_variance = scale_by_variance
+        self.ood_quantile = ood_quantile
+        self.tol = tol
+        self.representation = representation
+        self.lr_warmup = lr_warmup
+        self.feature_dim = feature_dim
+        self.hidden_dim = hidden_dim
+        self.device = device
+        self.precision = precision
+        self.net_params = net_params
+        self.callbacks = callbacks
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def _module(self, plan):
+        networks = (
+            "feature_dim",
+            "hidden_dim",
+            "pooling",
+            "cardinality",
+            "second_moment",
+            "grid",
+            "share_trunk",
+            "detach_representation",
+        )
+        options = (
+            "temperature",
+            "tau_plus",
+            "cluster_weight",
+            "init",
+            "n_init",
+            "cardinality_power",
+            "scale_by_variance",
+            "ood_quantile",
+            "tol",
+        )
+        # short trainings warm up for an epoch, too
+        warmup_epochs = max(self.warmup > 0, int(self.warmup * plan.max_epochs))
+        joint_steps = (plan.max_epochs - warmup_epochs) * plan.steps_per_epoch
+        return StatDECModule, {
+            "networks": {
+                "backbone": plan.backbone,
+                "image_shape": plan.image_shape,
+                **{name: getattr(self, name) for name in networks},
+            },
+            "n_samples": plan.n_samples,
+            "n_clusters": self.n_clusters,
+            "warmup_epochs": warmup_epochs,
+            "ramp_steps": round(self.ramp * joint_steps),
+            **{name: getattr(self, name) for name in options},
+        }
+
+    def _schedule(self, plan):
+        return WarmupCosine(self.lr_warmup * plan.total_steps, plan.total_steps)
+
+    def _optimizer_params(self):
+        centers = {"lr": CENTER_LR_SCALE * self.lr, "weight_decay": 0.0}
+        return {
+            "optimizer": torch.optim.AdamW,
+            "optimizer__weight_decay": 1e-4,
+            "optimizer__param_groups": [("centers", centers)],
+        }
+
+    def _state(self, net):
+        state = super()._state(net)
+        if self.representation == "contrastive":
+            state["_n_features_out"] = self.hidden_dim
+        return state
+
+    def _finish(self, net, images):
+        super()._finish(net, images)
+        module = net.module_
+        share = module.cardinality / module.cardinality.sum()
+        self.cluster_cardinality_ = share.cpu().numpy()[self._kept]
+        self.cluster_variance_ = module.variance.cpu().numpy()[self._kept]
+
+    def transform(self, X):
+        """Embed images.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            Images of the shape that the estimator was fitted on, in any layout.
+
+        Returns
+        -------
+        embedding : ndarray of shape (n, feature_dim) or (n, hidden_dim), float32
+            By ``representation``: unit embeddings, or representations.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If X does not hold images of the fitted shape.
+        """
+        images = self._read(X)
+        if self.representation == "clustering":
+            return self._embed(images)
+        return self.net_.evaluate(images, self.net_.module_.represent).cpu().numpy()
+
+    def score_samples(self, X):
+        """Tell how normal images are: larger is more normal.
+
+        Minus the squared distance to the nearest centre in units of the variance of
+        its cluster.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            As for :meth:`transform`.
+
+        Returns
+        -------
+        score : ndarray of shape (n,), float32
+            About -1 within a cluster, less outside.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If X does not hold images of the fitted shape.
+        """
+        images = self._read(X)
+        module = self.net_.module_
+        score = self.net_.evaluate(
+            images, lambda x: module.outlier_score(module.encode(x)).unsqueeze(1)
+        )
+        return -score.squeeze(1).cpu().numpy()
