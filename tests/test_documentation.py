@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skdeepcluster import DigPro
+from skdeepcluster._base import DeepClusterer
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "doc").glob("*.rst"))]
@@ -32,7 +32,7 @@ def test_the_pages_have_snippets():
 )
 def test_snippets_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(DigPro, "_auto_epochs", lambda *args: 1)
+    monkeypatch.setattr(DeepClusterer, "_auto_epochs", lambda *args: 1)
     rng = np.random.default_rng(0)
     Path("photos").mkdir()
     for i in range(30):

@@ -17,6 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 README = HERE.parents[1] / "README.md"
 BEGIN, END = "<!-- numbers -->", "<!-- /numbers -->"
+SMALLEST = 3  # as long_tail.py
 
 
 def real_images(record):
@@ -32,19 +33,55 @@ def real_images(record):
     rows : list of lists of str
         The first one is the header.
     """
-    header = ["images", "n", "method", "seeds", "ACC", "NMI", "ARI", "seconds"]
-    groups = {}
-    for run in record.get("runs", []):  # a record of curves has none
-        key = run["pack"], run["n"], run["method"]
-        groups.setdefault(key, []).append(run)
-    rows = [header]
-    for (pack, n, method), runs in groups.items():
+    rows = [["images", "n", "method", "seeds", "ACC", "NMI", "ARI", "CPU s"]]
+    for (pack, method), runs in grouped(record, "pack", "method"):
         scores = [mean_and_spread([r[m] for r in runs]) for m in ("acc", "nmi", "ari")]
-        seconds = statistics.median(r["seconds"] for r in runs)
-        rows.append(
-            [pack, f"{n:,}", method, str(len(runs)), *scores, f"{seconds:,.1f}"]
-        )
+        n = f"{runs[0]['n']:,}"
+        rows.append([pack, n, method, str(len(runs)), *scores, cpu_seconds(runs)])
     return rows
+
+
+def long_tail(record):
+    """Rows of the comparison on long-tailed images, as of ``real_images``."""
+    header = ["images", "ratio", "method", "seeds", "ACC", "balanced ACC", "NMI", "ARI"]
+    rows = [[*header, f"recall of the {SMALLEST} smallest", "CPU s"]]
+    keys = ("acc", "balanced", "nmi", "ari", "smallest")
+    for (pack, ratio, method), runs in grouped(record, "pack", "ratio", "method"):
+        scores = [mean_and_spread([r[key] for r in runs]) for key in keys]
+        about = [pack, f"{ratio:g}", method, str(len(runs))]
+        rows.append([*about, *scores, cpu_seconds(runs)])
+    return rows
+
+
+def outliers(record):
+    """Rows of how well foreign images are told from those that were clustered."""
+    rows = [["images", "foreign", "method", "seeds", "AUROC", "ACC", "CPU s"]]
+    for (pack, foreign, method), runs in grouped(record, "pack", "foreign", "method"):
+        share = runs[0]["n_foreign"] / runs[0]["n"]
+        scores = [mean_and_spread([r[key] for r in runs]) for key in ("auroc", "acc")]
+        about = [pack, f"{share:.0%} {foreign}", method, str(len(runs))]
+        rows.append([*about, *scores, cpu_seconds(runs)])
+    return rows
+
+
+def grouped(record, *keys):
+    """Runs that share some keys, in the order in which each key's values appear."""
+    runs = record.get("runs", [])
+    order = {key: list(dict.fromkeys(run[key] for run in runs)) for key in keys}
+    groups = {}
+    for run in runs:
+        groups.setdefault(tuple(run[key] for key in keys), []).append(run)
+    return sorted(
+        groups.items(),
+        key=lambda group: [
+            order[k].index(v) for k, v in zip(keys, group[0], strict=True)
+        ],
+    )
+
+
+def cpu_seconds(runs):
+    """Median of the seconds of processor time, over all threads."""
+    return f"{statistics.median(run['cpu_seconds'] for run in runs):,.0f}"
 
 
 def mean_and_spread(values):
@@ -114,6 +151,15 @@ def curves(record):
     return rows
 
 
+def bank(record):
+    """Rows of what a memory of all images costs a step."""
+    rows = [["images", "step, ms", "backbone, ms", "contrast, ms", "update, ms"]]
+    names = ("step", "backbone", "contrast", "update")
+    for row in record["rows"]:
+        rows.append([f"{row['n']:,}", *(f"{row[name]:.1f}" for name in names)])
+    return rows
+
+
 def memory(record):
     """Rows of the memory of prediction on a file of images."""
     return [
@@ -128,23 +174,28 @@ def memory(record):
 
 TABLES = {
     "real_images": real_images,
+    "long_tail": long_tail,
+    "outliers": outliers,
     "curves": curves,
     "engine": engine,
     "augment": augment,
     "memory": memory,
+    "bank": bank,
 }
 
 
 def where(record):
-    """Say in one line when, on what and with what a record was measured."""
-    about = record.get("environment", record)
-    versions = about.get("versions", about)
-    device = about.get("hardware", about.get("device", "unknown device"))
-    parts = [f"Measured {about.get('date', 'at an unknown date')[:10]} on {device}"]
-    if "threads" in about:
-        parts.append(f"{about['threads']} thread(s)")
-    parts += [f"{name} {versions[name]}" for name in ("torch",) if name in versions]
-    return ", ".join(parts) + "."
+    """Say when, on what and with what a record, or each of its parts, was measured."""
+    lines = []
+    for part in record.get("parts", [record]):
+        about = part.get("environment", part)
+        versions = about.get("versions", about)
+        device = about.get("hardware", about.get("device", "unknown device"))
+        said = [f"Measured {about['date'][:10]} on {device}"]
+        if "threads" in about:
+            said.append(f"{about['threads']} thread(s)")
+        lines.append(", ".join([*said, f"torch {versions['torch']}."]))
+    return " ".join(dict.fromkeys(lines))
 
 
 def as_markdown(rows):
@@ -158,7 +209,7 @@ def as_markdown(rows):
 def numbers(folder):
     """Return what belongs between the two comments."""
     parts = []
-    for kind in ("real_images", "engine", "memory"):
+    for kind in ("real_images", "long_tail", "engine", "memory"):
         path = folder / f"{kind}.json"
         if path.exists():
             record = json.loads(path.read_text())

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import record
 import torch
-from sklearn.cluster import KMeans
+from methods import NAMES, fit
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from skorch.callbacks import Callback
 
@@ -24,17 +24,11 @@ from skdeepcluster import DigPro
 from skdeepcluster._device import resolve_device, resolve_precision
 from skdeepcluster.metrics import clustering_accuracy
 
-NAMES = ("mnist_train", "fashion_mnist_train", "usps")
-TERMS = {  # what is changed of the defaults
-    "DigPro": {},
-    "DigPro, no group term": {"group_weight": 0.0},
-    "DigPro, no prototype term": {"prototype_weight": 0.0},
-    "DigPro, contrast only": {"group_weight": 0.0, "prototype_weight": 0.0},
-}
+PACKS = ("mnist_train", "fashion_mnist_train", "usps")
 
 
 def read(folder, name, n, seed):
-    """Draw n images of a pack; the draw depends on the seed."""
+    """Draw n images of a pack, or all, in an order that depends on the seed."""
     with np.load(Path(folder) / f"{name}.npz") as pack:
         images, labels = pack["images"], pack["labels"]
     rows = np.random.default_rng(seed).permutation(len(images))[:n]
@@ -72,14 +66,6 @@ class Curve(Callback):
         self.cpu_ += time.process_time() - cpu
 
 
-def make(method, k, seed, device):
-    """Build the estimator of one row of the table."""
-    if method == "k-means":
-        return KMeans(k, n_init=10, random_state=seed)
-    terms = TERMS[method]
-    return DigPro(k, device=device, random_state=seed, **terms)
-
-
 def table(packs, names, methods, n, seeds, device):
     """Run each method for each pack and seed."""
     runs = []
@@ -87,10 +73,8 @@ def table(packs, names, methods, n, seeds, device):
         for seed in seeds:
             X, y = read(packs, name, n, seed)
             for method in methods:
-                model = make(method, len(np.unique(y)), seed, device)
-                rows = X.reshape(len(X), -1) / 255.0 if method == "k-means" else X
                 wall, cpu = time.perf_counter(), time.process_time()
-                labels = model.fit_predict(rows)
+                model = fit(method, len(np.unique(y)), X, seed, device)
                 runs.append(
                     {
                         "pack": name,
@@ -100,7 +84,7 @@ def table(packs, names, methods, n, seeds, device):
                         "seconds": time.perf_counter() - wall,
                         "cpu_seconds": time.process_time() - cpu,
                         "epochs": model.n_iter_,
-                        **scores(y, labels),
+                        **scores(y, model.labels_),
                     }
                 )
                 print(runs[-1], flush=True)
@@ -142,12 +126,12 @@ def curves(packs, names, n, seed, minutes, device):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--packs", required=True, help="folder of the .npz files")
-    parser.add_argument("--names", nargs="+", default=NAMES)
+    parser.add_argument("--names", nargs="+", default=PACKS)
     parser.add_argument(
         "--methods",
         nargs="+",
-        choices=["k-means", *TERMS],
-        default=["k-means", "DigPro"],
+        choices=NAMES,
+        default=["k-means", "DigPro", "SCL", "StatDEC"],
     )
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--n", type=int, default=10_000)

@@ -1,5 +1,11 @@
-"""The JSON record of a measurement: what ran, where, with what, and when."""
+"""The JSON record of a measurement: what ran, where, with what, and when.
 
+A table whose rows were measured by several calls of one script is merged of theirs:
+
+    python examples/benchmarks/record.py records/all.json part_1.json part_2.json
+"""
+
+import argparse
 import datetime
 import json
 import os
@@ -40,3 +46,27 @@ def write(path, **record):
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def merge(paths):
+    """Put the runs of several records of one script together, in their order."""
+    records = [json.loads(Path(path).read_text()) for path in paths]
+    (script,) = {one["script"] for one in records}
+    keys = ("arguments", "environment", "bfloat16")
+    return {
+        "script": script,
+        "parts": [{key: one[key] for key in keys} for one in records],
+        "runs": [run for one in records for run in one["runs"]],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Merge records of one script.")
+    parser.add_argument("json", help="record to write")
+    parser.add_argument("parts", nargs="+", help="records to read")
+    args = parser.parse_args()
+    write(args.json, **merge(args.parts))
+
+
+if __name__ == "__main__":
+    main()

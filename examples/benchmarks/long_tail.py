@@ -1,0 +1,100 @@
+"""Cluster long-tailed images, and write how the small classes fare as a JSON record.
+
+Of each pack an exponential long tail is drawn; which classes are large depends on the
+seed. The labels are used to draw the tail and to score, never to fit. The packs are as
+for ``real_images.py``, and not part of the project.
+
+    python examples/benchmarks/long_tail.py --packs FOLDER --json records/tails.json
+"""
+
+import argparse
+import time
+
+import numpy as np
+import record
+import torch
+from methods import NAMES, fit
+from real_images import read, scores
+
+from skdeepcluster._device import resolve_device, resolve_precision
+from skdeepcluster.datasets import make_long_tail
+from skdeepcluster.metrics import balanced_clustering_accuracy, per_class_recall
+
+SMALLEST = 3  # classes whose recall is reported
+
+
+def tail_scores(labels_true, labels_pred):
+    """ACC, balanced ACC, NMI, ARI, and the mean recall of the smallest classes."""
+    small = np.argsort(np.unique(labels_true, return_counts=True)[1])[:SMALLEST]
+    return {
+        **scores(labels_true, labels_pred),
+        "balanced": balanced_clustering_accuracy(labels_true, labels_pred),
+        "smallest": per_class_recall(labels_true, labels_pred)[small].mean(),
+    }
+
+
+def run(packs, pack, ratio, seed, method, n, device):
+    """Fit and score one method on one tail."""
+    X, y = make_long_tail(
+        *read(packs, pack, None, seed),
+        ratio=ratio,
+        n_samples=n,
+        order="random",
+        random_state=seed,
+    )
+    wall, cpu = time.perf_counter(), time.process_time()
+    model = fit(method, len(np.unique(y)), X, seed, device)
+    return {
+        "pack": pack,
+        "ratio": ratio,
+        "method": method,
+        "seed": seed,
+        "n": len(X),
+        "smallest_class": int(np.bincount(y).min()),
+        "seconds": time.perf_counter() - wall,
+        "cpu_seconds": time.process_time() - cpu,
+        "epochs": model.n_iter_,
+        "sizes": np.sort(np.bincount(model.labels_))[::-1].tolist(),
+        **tail_scores(y, model.labels_),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--packs", required=True, help="folder of the .npz files")
+    parser.add_argument(
+        "--names", nargs="+", default=["mnist_train", "fashion_mnist_train"]
+    )
+    parser.add_argument("--methods", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--ratios", type=float, nargs="+", default=(1, 10, 50))
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    parser.add_argument("--n", type=int, default=5000)
+    parser.add_argument("--threads", type=int, help="of torch")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    runs = []
+    for pack in args.names:
+        for ratio in args.ratios:
+            for seed in args.seeds:
+                for method in args.methods:
+                    runs.append(
+                        run(args.packs, pack, ratio, seed, method, args.n, args.device)
+                    )
+                    print(runs[-1], flush=True)
+    device = resolve_device(args.device)
+    hidden = ("json", "packs")  # a record names no path of a machine
+    record.write(
+        args.json,
+        script="examples/benchmarks/long_tail.py",
+        arguments={k: v for k, v in vars(args).items() if k not in hidden},
+        environment=record.environment(device),
+        bfloat16=resolve_precision("auto", device, (1, 28, 28)),
+        runs=runs,
+    )
+
+
+if __name__ == "__main__":
+    main()
