@@ -307,14 +307,13 @@ class SCLModule(ClusterModule):
         warm-up.
         """
         o, index = self.options, batch.index
-        h = self.run(self.backbone, torch.cat(batch.views))
-        z = F.normalize(self.run(self.projector, h), dim=1)
+        h = self.features(torch.cat(batch.views))
+        z = self.embedding(h)
         z1, z2 = z.chunk(2)
         parts = self.contrast(z1, z2, index)
         mean, labels = 0.5 * (z1 + z2).detach(), None
         if self.clustered:
-            log_p = F.log_softmax(self.run(self.head, h), dim=1)
-            log_s = self.log_similarity(z, index.repeat(2))
+            log_p, log_s = self.log_boundary(h), self.log_similarity(z, index.repeat(2))
             p1, p2, s1, s2 = *log_p.chunk(2), *log_s.chunk(2)
             if o["consistency"] == "agreement":
                 consistency = 0.5 * (
@@ -349,7 +348,7 @@ class SCLModule(ClusterModule):
             candidates=candidates,
             instance=None if instance is None else instance.repeat(2),
         )
-        parts = {"semantic": semantic}
+        parts = {"semantic": o["memory_weight"] * semantic}
         if o["view_weight"] > 0:
             batch = torch.arange(len(index), device=index.device), self.labels[index]
             view = sum(
@@ -358,6 +357,18 @@ class SCLModule(ClusterModule):
             )
             parts["view"] = o["view_weight"] * 0.5 * view
         return parts
+
+    def features(self, x):
+        """Features of the backbone, (b, width)."""
+        return self.run(self.backbone, x)
+
+    def embedding(self, h):
+        """Unit embeddings of these features, (b, feature_dim)."""
+        return F.normalize(self.run(self.projector, h), dim=1)
+
+    def log_boundary(self, h):
+        """Prediction by decision boundaries, (b, n_clusters)."""
+        return F.log_softmax(self.run(self.head, h), dim=1)
 
     def log_similarity(self, z, index=None):
         """Prediction by visual similarity, (b, n_clusters)."""
@@ -399,21 +410,16 @@ class SCLModule(ClusterModule):
 
     def encode(self, x):
         """Unit embeddings, (b, feature_dim)."""
-        return F.normalize(self.run(self.projector, self.features(x)), dim=1)
+        return self.embedding(self.features(x))
 
-    def features(self, x):
-        """Features of the backbone, (b, width)."""
-        return self.run(self.backbone, x)
-
-    def logits(self, x):
-        """Log-probabilities by decision boundary, visual similarity, or both."""
-        return self.predictions(self.features(x))[self.options["assign"]]
-
-    def predictions(self, h):
-        z = F.normalize(self.run(self.projector, h), dim=1)
-        log_p = F.log_softmax(self.run(self.head, h), dim=1)
-        log_s = self.log_similarity(z)
-        return {"boundary": log_p, "similarity": log_s, "consensus": log_p + log_s}
+    def logits(self, x, assign=None):
+        """Log-probabilities of ``assign``; those of both predictions add up."""
+        assign = assign or self.options["assign"]
+        h = self.features(x)
+        if assign == "boundary":
+            return self.log_boundary(h)
+        log_s = self.log_similarity(self.embedding(h))
+        return log_s if assign == "similarity" else log_s + self.log_boundary(h)
 
     @torch.no_grad()
     def refresh(self, embed):
@@ -484,7 +490,7 @@ class SCLModule(ClusterModule):
         if not empty:
             return
         h = embed(self.features)
-        log_q = embed(lambda x: self.predictions(self.features(x))["consensus"])
+        log_q = embed(lambda x: self.logits(x, "consensus"))
         confidence = log_q.softmax(1).amax(1)
         n = len(confidence)
         scale = self.head.weight.norm(dim=1).mean()
@@ -552,8 +558,10 @@ class SCL(DeepClusterer):
     consistency_weight : float, default=1.0
         Weight of the consistency.
     balance_weight : float, default=3.0
-        Weight of the balance. Collapse to one cluster does not pay while it exceeds
-        ``consistency_weight`` by more than the contrast over ``log(n_clusters)``.
+        Weight of the balance. Keep it above ``consistency_weight``, or one cluster for
+        all images is what the consistency likes best.
+    memory_weight : float, default=1.0
+        Weight of the contrast with the memory.
     view_weight : float, default=1.0
         Weight of the same contrast within the batch, where the other views stand in
         for the memory: the memory of a short training is old. 0 leaves it out.
@@ -567,7 +575,7 @@ class SCL(DeepClusterer):
         the head is fitted to, or random ones.
     warmup : float, default=0.3
         Share of the epochs that discriminate instances.
-    assign : {"boundary", "similarity", "consensus"}, default="boundary"
+    assign : {"boundary", "similarity", "consensus"}, default="consensus"
         The prediction that gives ``labels_``, ``predict`` and ``predict_proba``: that
         of the head, that by visual similarity, or the product of both.
     n_init : int, default=5
@@ -651,6 +659,7 @@ class SCL(DeepClusterer):
         "consistency": [StrOptions({"agreement", "cross_entropy"})],
         "consistency_weight": [Interval(Real, 0, None, closed="left")],
         "balance_weight": [Interval(Real, 0, None, closed="left")],
+        "memory_weight": [Interval(Real, 0, None, closed="left")],
         "view_weight": [Interval(Real, 0, None, closed="left")],
         "memory_momentum": [Interval(Real, 0, 1, closed="left")],
         "n_negatives": [
@@ -683,12 +692,13 @@ class SCL(DeepClusterer):
         consistency="agreement",
         consistency_weight=1.0,
         balance_weight=3.0,
+        memory_weight=1.0,
         view_weight=1.0,
         memory_momentum=0.5,
         n_negatives="auto",
         init="kmeans",
         warmup=0.3,
-        assign="boundary",
+        assign="consensus",
         n_init=5,
         lr_warmup=0.05,
         feature_dim=64,
@@ -713,6 +723,7 @@ class SCL(DeepClusterer):
         self.consistency = consistency
         self.consistency_weight = consistency_weight
         self.balance_weight = balance_weight
+        self.memory_weight = memory_weight
         self.view_weight = view_weight
         self.memory_momentum = memory_momentum
         self.n_negatives = n_negatives
@@ -743,6 +754,7 @@ class SCL(DeepClusterer):
             "consistency",
             "consistency_weight",
             "balance_weight",
+            "memory_weight",
             "view_weight",
             "memory_momentum",
             "init",

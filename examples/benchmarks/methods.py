@@ -14,6 +14,7 @@ CHANGED = {
     SCL: {
         "SCL": {},
         "SCL, no contrast in the batch": {"view_weight": 0.0},
+        "SCL, no contrast with the memory": {"memory_weight": 0.0},
         "SCL, no consistency, no balance": {
             "consistency_weight": 0.0,
             "balance_weight": 0.0,
