@@ -130,6 +130,11 @@ def ema_update(
     torch._foreach_lerp_(list(to), list(by), 1.0 - momentum)
 
 
+def feature_spread(z: Tensor) -> float:
+    """Spread of unit embeddings (n, d): 0 in one point, about 1 all over the sphere."""
+    return (z.std(0, correction=0).mean() * z.shape[1] ** 0.5).item()
+
+
 class WarmupCosine:
     """Factor of the learning rate at step t, counted from 0, for ``LambdaLR``.
 

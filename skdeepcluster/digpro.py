@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ._base import DeepClusterer
 from ._kmeans import spherical_kmeans
-from ._net import ClusterModule, WarmupCosine, ema_update
+from ._net import ClusterModule, WarmupCosine, ema_update, feature_spread
 from .augment import simclr
 from .backbones import make_backbone
 from .heads import projection_head
@@ -270,9 +270,11 @@ class DigProModule(ClusterModule):
     def refresh(self, embed):
         """Pseudo-labels by spherical k-means, warm-started from the last centres."""
         features = self._cluster(embed(), self.options["n_init"], max_iter=100)
-        spread = features.std(0, correction=0).mean() * features.shape[1] ** 0.5
         sizes = torch.bincount(self.labels, minlength=self.n_clusters)
-        return {"cluster_sizes": sizes.tolist(), "feature_spread": spread.item()}
+        return {
+            "cluster_sizes": sizes.tolist(),
+            "feature_spread": feature_spread(features),
+        }
 
     def finish(self, embed):
         """Final prototypes, with more restarts."""

@@ -83,46 +83,53 @@ class StatisticsPooling(nn.Module):
             Also under autocast: a variance in half precision would be noise.
         """
         with torch.autocast(x.device.type, enabled=False):
-            x = x.flatten(2).float()
-            m = x.new_ones(len(x), x.shape[2]) if mask is None else mask.flatten(1)
-            m = m.to(x.dtype).unsqueeze(1)
-            x = torch.where(m > 0, x, 0.0)  # zero times what is not finite is not zero
-            size = m.sum(2)
-            mean = (m * x).sum(2) / size.clamp_min(1)
-            moment = (m * (x - mean.unsqueeze(2)).square()).sum(2) / size.clamp_min(1)
+            x = x.float()
+            places = tuple(range(2, x.ndim))  # not flattened: that would be a copy
+            if mask is not None:
+                m = mask.to(x.dtype).unsqueeze(1)
+                x = torch.where(m > 0, x, 0.0)  # zero times infinity is not zero
+            active = -torch.expm1(-x.relu()) if self.cardinality == "active" else x
+            if mask is None:
+                size = x.new_full((len(x), 1), x[0, 0].numel())
+                mean = x.mean(places, keepdim=True)
+                # torch.var is many times slower over so few elements
+                moment = (x - mean).square().mean(places)
+                active = active.sum(places)
+            else:
+                size = m.sum(places)
+                weight = m / size.clamp_min(1).view(-1, 1, *(1 for _ in places))
+                mean = (weight * x).sum(places, keepdim=True)
+                moment = (weight * (x - mean).square()).sum(places)
+                active = (m * active).sum(places)
             if self.second == "std":
                 moment = (moment + self.eps).sqrt()
-            parts = [mean, moment]
-            if self.cardinality == "count":
-                parts.append(size.log1p())
-            elif self.cardinality == "active":
-                parts.append((m * -torch.expm1(-x.relu())).sum(2).log1p())
+            parts = [mean.flatten(1), moment]
+            if self.cardinality is not None:
+                parts.append((active if self.cardinality == "active" else size).log1p())
             return torch.cat(parts, dim=1)
 
 
-class StatisticsPoolingBlock(nn.Module):
-    """Statistics pooling, batch norm, linear.
+class GridStatistics(nn.Module):
+    """Statistics of each cell of a grid.
 
-    Batch norm because the statistics have scales of their own. As with the averages of
-    a small convolutional encoder, a grid of cells tells where a stroke lies.
+    As with the averages of a small convolutional encoder, the cells tell where a stroke
+    lies.
 
     Parameters
     ----------
-    channels : int
-        Of the feature map.
-    width : int
-        Of the output.
     grid : int
-        Rows and columns of cells, cut as by ``AdaptiveAvgPool2d``; each is pooled.
+        Rows and columns of cells, cut as by ``AdaptiveAvgPool2d``.
     cardinality, second
         As in :class:`StatisticsPooling`.
     """
 
-    def __init__(self, channels, width, *, grid=1, cardinality="active", second="std"):
+    def __init__(self, grid=1, cardinality="active", second="std"):
         super().__init__()
         self.grid, self.pool = grid, StatisticsPooling(cardinality, second)
-        columns = grid**2 * self.pool.columns(channels)
-        self.norm, self.linear = nn.BatchNorm1d(columns), nn.Linear(columns, width)
+
+    def columns(self, channels: int) -> int:
+        """Width of the output for maps of so many channels."""
+        return self.grid**2 * self.pool.columns(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, channels, H, W) to (b, width)."""
@@ -131,10 +138,31 @@ class StatisticsPoolingBlock(nn.Module):
             for rows in self._cells(x.shape[2])
             for columns in self._cells(x.shape[3])
         ]
-        return self.linear(self.norm(torch.cat(cells, dim=1)))
+        return torch.cat(cells, dim=1)
 
     def _cells(self, size):
         return [
             slice(i * size // self.grid, -(-(i + 1) * size // self.grid))
             for i in range(self.grid)
         ]
+
+
+class StatisticsPoolingBlock(nn.Sequential):
+    """Statistics pooling, batch norm, linear.
+
+    Batch norm because the statistics have scales of their own.
+
+    Parameters
+    ----------
+    channels : int
+        Of the feature map.
+    width : int
+        Of the output.
+    grid, cardinality, second
+        As in :class:`GridStatistics`.
+    """
+
+    def __init__(self, channels, width, *, grid=1, cardinality="active", second="std"):
+        pool = GridStatistics(grid, cardinality, second)
+        columns = pool.columns(channels)
+        super().__init__(pool, nn.BatchNorm1d(columns), nn.Linear(columns, width))

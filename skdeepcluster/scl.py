@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ._base import DeepClusterer
 from ._kmeans import spherical_kmeans
-from ._net import ClusterModule, WarmupCosine
+from ._net import ClusterModule, WarmupCosine, feature_spread
 from .backbones import make_backbone
 from .heads import projection_head
 
@@ -430,8 +430,7 @@ class SCLModule(ClusterModule):
         elif self.epoch >= self.warmup_epochs:
             self.start(embed)
         self.epoch += 1
-        spread = self.memory.std(0, correction=0).mean() * self.memory.shape[1] ** 0.5
-        report = {"feature_spread": spread.item()}
+        report = {"feature_spread": feature_spread(self.memory)}
         if self.clustered:
             report["cluster_sizes"] = self.sizes.long().tolist()
             if self.step > 0:

@@ -6,21 +6,29 @@ import copy
 import math
 import warnings
 from numbers import Integral, Real
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._base import DeepClusterer
+from ._cluster_statistics import (
+    TINY,
+    ClusterStatistics,
+    cluster_statistics,
+    kmeans_centers,
+    merge_statistics,
+    outlier_score,
+    overcluster_centers,
+    simplified_silhouette,
+    squared_distances,
+)
 from ._kmeans import spherical_kmeans
 from ._net import ClusterModule, WarmupCosine, ema_update
 from .backbones import make_feature_map
-from .heads import StatisticsPoolingBlock
+from .heads import GridStatistics
 
 PRIOR_RANGE = 0.02, 0.13  # above exp(-2) orthogonal negatives clamp the estimate
 STATISTICS_MOMENTUM = 0.95
@@ -33,8 +41,10 @@ MAX_CANDIDATES = 512  # for its new centre: bounds the memory
 N_NEIGHBORS = 10  # whose mean is that centre
 EMBEDDING_WEIGHT = 0.5  # of the contrastive loss on the embedding while warming up
 EMA_MOMENTUM = 0.99
+FINAL_FACTOR = 3  # small clusters for each cluster, at the end
 CENTER_LR_SCALE = 10.0
-TINY = 1e-12
+CENTER_STEPS = 150  # at the full rate: bounds how far the centres move
+JOINT_RATE = 0.2  # of the learning rate: what the joint phase starts from
 
 
 # -- representation --------------------------------------------------------------------
@@ -94,11 +104,6 @@ def debiased_contrastive(
 # -- clustering ------------------------------------------------------------------------
 
 
-def _squared_distances(embedding: Tensor, centers: Tensor) -> Tensor:
-    squares = embedding.square().sum(1, keepdim=True) + centers.square().sum(1)
-    return (squares - 2 * embedding @ centers.T).clamp_min(0)
-
-
 def log_student_t(
     embedding: Tensor, centers: Tensor, scale: float | Tensor, alpha: float = 1.0
 ) -> Tensor:
@@ -124,7 +129,7 @@ def log_student_t(
     Xie et al., *Unsupervised Deep Embedding for Clustering Analysis*, 2016, equation 1,
     where the scale is 1.
     """
-    distance = _squared_distances(embedding, centers) / (alpha * scale)
+    distance = squared_distances(embedding, centers) / (alpha * scale)
     return (-(alpha + 1) / 2 * distance.log1p()).log_softmax(1)
 
 
@@ -176,140 +181,6 @@ def dec_loss(target: Tensor, log_q: Tensor, weight: Tensor | None = None) -> Ten
     return (divergence if weight is None else weight * divergence).mean()
 
 
-# -- statistics of the clusters --------------------------------------------------------
-
-
-class ClusterStatistics(NamedTuple):
-    """What statistics pooling is to an image, for each cluster.
-
-    Attributes
-    ----------
-    cardinality : tensor of shape (K,)
-        Sum of the soft assignments.
-    mean : tensor of shape (K, p)
-    variance : tensor of shape (K,)
-        Mean squared distance to the mean, a dimension.
-    """
-
-    cardinality: Tensor
-    mean: Tensor
-    variance: Tensor
-
-
-def cluster_statistics(q: Tensor, embedding: Tensor) -> ClusterStatistics:
-    """Cardinality, mean and variance of each cluster.
-
-    Parameters
-    ----------
-    q : tensor of shape (n, K)
-        Soft or hard assignments.
-    embedding : tensor of shape (n, p)
-
-    Returns
-    -------
-    statistics : ClusterStatistics
-        An empty cluster has mean and variance zero.
-    """
-    cardinality = q.sum(0)
-    share = q / cardinality.clamp_min(TINY)
-    mean = share.T @ embedding
-    distance = _squared_distances(embedding, mean)
-    return ClusterStatistics(
-        cardinality, mean, (share * distance).sum(0) / embedding.shape[1]
-    )
-
-
-def merge_statistics(a: ClusterStatistics, b: ClusterStatistics) -> ClusterStatistics:
-    """Statistics of the union of two parts.
-
-    Parameters
-    ----------
-    a, b : ClusterStatistics
-        Of K clusters each.
-
-    Returns
-    -------
-    statistics : ClusterStatistics
-
-    References
-    ----------
-    Chan, Golub and LeVeque, *Updating formulae and a pairwise algorithm for computing
-    sample variances*, 1979.
-    """
-    n = a.cardinality + b.cardinality
-    share_a = a.cardinality / n.clamp_min(TINY)
-    share_b = b.cardinality / n.clamp_min(TINY)
-    mean = share_a.unsqueeze(1) * a.mean + share_b.unsqueeze(1) * b.mean
-    between = share_a * share_b * (a.mean - b.mean).square().mean(1)
-    return ClusterStatistics(
-        n, mean, share_a * a.variance + share_b * b.variance + between
-    )
-
-
-def outlier_score(embedding: Tensor, centers: Tensor, variance: Tensor) -> Tensor:
-    """Squared distance to the nearest cluster in units of its variance.
-
-    Parameters
-    ----------
-    embedding : tensor of shape (n, p)
-    centers : tensor of shape (K, p)
-    variance : tensor of shape (K,)
-        A dimension; positive.
-
-    Returns
-    -------
-    score : tensor of shape (n,)
-        About 1 within a cluster, more outside.
-    """
-    distance = _squared_distances(embedding, centers)
-    return (distance / (embedding.shape[1] * variance)).min(1).values
-
-
-def overcluster_centers(
-    features: Tensor,
-    n_clusters: int,
-    *,
-    factor: int = 5,
-    linkage: str = "ward",
-    n_init: int = 3,
-    seed: int = 0,
-) -> Tensor:
-    """Centres from many small clusters, each of which counts once.
-
-    k-means spends its centres where the samples are: a large class gets several, two
-    small ones share one. Merging many small clusters without a look at their sizes
-    gives a small class as much say as a slice of a large one.
-
-    Parameters
-    ----------
-    features : tensor of shape (n, p)
-    n_clusters : int
-        At most n.
-    factor : int
-        Small clusters for each cluster.
-    linkage : str
-        How scikit-learn's AgglomerativeClustering merges them.
-    n_init : int
-        Starts of k-means.
-    seed : int
-        Of k-means.
-
-    Returns
-    -------
-    centers : tensor of shape (n_clusters, p)
-        Unweighted means of the merged centres, on the device of the features.
-    """
-    data = features.cpu().numpy()
-    n_small = min(factor * n_clusters, len(data))
-    kmeans = KMeans(n_small, n_init=n_init, random_state=seed).fit(data)
-    small = kmeans.cluster_centers_
-    if n_small == 1:
-        return features.new_tensor(small)
-    merged = AgglomerativeClustering(n_clusters, linkage=linkage).fit(small).labels_
-    means = [small[merged == k].mean(0) for k in range(n_clusters)]
-    return features.new_tensor(np.stack(means))
-
-
 # -- networks --------------------------------------------------------------------------
 
 
@@ -344,23 +215,17 @@ class StatisticsNetworks(nn.Module):
         self.backbone, channels, is_map = make_feature_map(backbone, image_shape)
         self.cluster_trunk = None if share_trunk else copy.deepcopy(self.backbone)
         self.splits = False  # until then the clustering network has no trunk of its own
-
-        def block():
-            if is_map and pooling == "statistics":
-                return StatisticsPoolingBlock(
-                    channels,
-                    hidden_dim,
-                    grid=grid,
-                    cardinality=cardinality,
-                    second=second_moment,
-                )
-            width = channels * grid**2 if is_map else channels
-            pool = [nn.AdaptiveAvgPool2d(grid), nn.Flatten()] if is_map else []
-            return nn.Sequential(
-                *pool, nn.BatchNorm1d(width), nn.Linear(width, hidden_dim)
-            )
-
-        self.representation, self.clustering = block(), block()
+        self.pool = nn.Identity()
+        if is_map and pooling == "statistics":
+            self.pool = GridStatistics(grid, cardinality, second_moment)
+            channels = self.pool.columns(channels)
+        elif is_map:
+            self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(grid), nn.Flatten())
+            channels *= grid**2
+        self.representation, self.clustering = (
+            nn.Sequential(nn.BatchNorm1d(channels), nn.Linear(channels, hidden_dim))
+            for _ in range(2)
+        )
         self.projection = nn.Linear(hidden_dim, feature_dim)
         self.embedding = nn.Linear(2 * hidden_dim, feature_dim)
 
@@ -380,21 +245,44 @@ class StatisticsNetworks(nn.Module):
 
     def represent(self, x: Tensor) -> Tensor:
         """Images to the representation r, (b, hidden_dim)."""
-        return self.representation(self.backbone(x))
+        return self.representation(self.pool(self.backbone(x)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Images to projection u and embedding e side by side, (b, 2 feature_dim)."""
-        maps = self.backbone(x)
-        r = self.representation(maps)
+        pooled = self.pool(self.backbone(x))
+        r = self.representation(pooled)
         if self.splits:
-            own = self.cluster_trunk(x)
-        else:
-            own = maps.detach() if self.detach_representation else maps
+            own = self.pool(self.cluster_trunk(x))
+        else:  # pooled once for both: it has no weights
+            own = pooled.detach() if self.detach_representation else pooled
         c = self.clustering(own)
         shared = r.detach() if self.detach_representation else r
         u = self.projection(r.relu())
         e = self.embedding(torch.cat([shared, c], dim=1).relu())
         return torch.cat([u, e], dim=1)
+
+
+class TwoCosines:
+    """Factor of the learning rate: half a cosine for each phase.
+
+    Parameters
+    ----------
+    rise : float
+        Steps in which the rate of the first phase rises.
+    first, second : int
+        Steps of the phases.
+    rate : float
+        What the second one starts from.
+    """
+
+    def __init__(self, rise, first, second, rate):
+        self.first, self.rate = first, rate
+        self.phases = WarmupCosine(rise, first), WarmupCosine(0, second)
+
+    def __call__(self, step: int) -> float:
+        if step < self.first:
+            return self.phases[0](step)
+        return self.rate * self.phases[1](step - self.first)
 
 
 class StatDECModule(ClusterModule):
@@ -472,18 +360,19 @@ class StatDECModule(ClusterModule):
             return {"representation": loss + EMBEDDING_WEIGHT * embedding}
 
         e = F.normalize(torch.cat(e), dim=1)
-        log_q = log_student_t(e, self.centers, self.kernel_scale())
+        log_q = self.log_q(e)
         q = log_q.detach().exp()
         mean_q = q.view(2, -1, self.n_clusters).mean(0)
         target = sharpened_target(mean_q, self.cardinality, o["cardinality_power"])
         weight = self.inlier[batch.index].repeat(2)
         clustering = dec_loss(target.repeat(2, 1), log_q, weight)
-        self.move_statistics(cluster_statistics(q, e.detach()))
         ramp = min(1.0, (self.joint_step + 1) / max(1, self.ramp_steps))
-        return {
+        parts = {
             "representation": self.contrast(u, self.prior(mean_q)),
             "clustering": o["cluster_weight"] * ramp * clustering,
         }
+        self.move_statistics(cluster_statistics(q, e.detach()))
+        return parts
 
     def contrast(self, u, prior):
         """Debiased loss of the projections; remembers the share of clamped rows."""
@@ -596,9 +485,23 @@ class StatDECModule(ClusterModule):
 
     @torch.no_grad()
     def finish(self, embed):
-        """Statistics of the final embedding."""
+        """Centres anew, by over-clustering if asked for; final statistics."""
+        features = embed()
         self.centers.requires_grad_(False)  # an attribute of the estimator from now on
-        self.assess(embed())
+        if self.options["recluster"]:
+            self.set_centers(features, self.final_centers(features))
+        self.assess(features)
+
+    def final_centers(self, features):
+        """Centres of k-means or of over-clustering, by the simplified silhouette."""
+        n_init, seed = self.options["n_init"], int(torch.randint(2**31 - 1, ()))
+        centers, _ = kmeans_centers(features, self.n_clusters, n_init=n_init, seed=seed)
+        if self.n_clusters == 1:
+            return centers
+        merged = overcluster_centers(
+            features, self.n_clusters, factor=FINAL_FACTOR, n_init=n_init, seed=seed
+        )
+        return max(centers, merged, key=lambda c: simplified_silhouette(features, c))
 
     def follow(self, features):
         """Keep provisional centres near the features of the warm-up."""
@@ -616,17 +519,15 @@ class StatDECModule(ClusterModule):
         init, k = self.options["init"], self.n_clusters
         if init == "random":
             centers = features[torch.randperm(len(features))[:k].to(features.device)]
-        elif init == "overcluster":
-            seed = int(torch.randint(2**31 - 1, ()))
-            centers = overcluster_centers(
-                features, k, n_init=self.options["n_init"], seed=seed
-            )
         else:
-            _, labels = spherical_kmeans(
-                features, k, n_init=self.options["n_init"], max_iter=300
-            )
-            members = F.one_hot(labels, k).to(features.dtype)
-            centers = cluster_statistics(members, features).mean
+            options = {
+                "n_init": self.options["n_init"],
+                "seed": int(torch.randint(2**31 - 1, ())),
+            }
+            if init == "overcluster":
+                centers = overcluster_centers(features, k, **options)
+            else:
+                centers, _ = kmeans_centers(features, k, **options)
         self.set_centers(features, centers)
         for network in (self.online, self.teacher):
             network.split_trunks()
@@ -634,7 +535,7 @@ class StatDECModule(ClusterModule):
     def set_centers(self, features, centers):
         """Take new centres, and the scale of distances that goes with them."""
         self.centers.copy_(centers)
-        distance = _squared_distances(features, centers).min(1).values
+        distance = squared_distances(features, centers).min(1).values
         self.scale = distance.mean().clamp_min(TINY)
 
     def assess(self, features):
@@ -657,7 +558,7 @@ class StatDECModule(ClusterModule):
                 return
             score = self.outlier_score(features)
             far = score.topk(max(1, min(MAX_CANDIDATES, n // 20))).indices
-            distance = _squared_distances(features[far], features)
+            distance = squared_distances(features[far], features)
             near = distance.topk(min(N_NEIGHBORS, n), largest=False)
             densest = near.values.mean(1).argmin()
             self.centers[cluster] = features[near.indices[densest]].mean(0)
@@ -693,7 +594,10 @@ class StatDEC(DeepClusterer):
     together, the statistics pooling of both, the explicit clustering loss and centres
     that are not random; its equations, settings and code could not be read. The
     formulas here are those of the nearest public sources: the debiased contrastive
-    loss of Chuang et al. and the clustering loss of Xie et al.
+    loss of Chuang et al. and the clustering loss of Xie et al. That loss pushes
+    towards clusters of equal size; what it does to the embedding serves classes of
+    unequal sizes, its centres do not. So by default the centres are found anew at the
+    end (``recluster``), which is this package's addition.
 
     Parameters
     ----------
@@ -718,8 +622,9 @@ class StatDEC(DeepClusterer):
     batch_size : int, default=256
         Images a step, at most; fewer samples make smaller batches.
     lr : float, default=2e-3
-        Highest learning rate, after its warm-up and before the cosine decay; that of
-        the centres is ten times as high.
+        Highest learning rate, after its warm-up and before the cosine decay. The phase
+        with clustering loss starts from a fifth of it and has a decay of its own; the
+        rate of the centres is ten times as high, less in long trainings.
     temperature : float, default=0.5
         Temperature of the contrastive loss, 0.03 at least.
     tau_plus : float, "auto" or "cardinality", default=0.1
@@ -729,7 +634,7 @@ class StatDEC(DeepClusterer):
         [0.02, 0.13].
     cluster_weight : float, default=1.0
         Weight of the clustering loss.
-    warmup : float, default=0.7
+    warmup : float, default=0.75
         Share of the epochs without clustering loss.
     ramp : float, default=0.2
         Share of the rest in which its weight rises.
@@ -751,8 +656,13 @@ class StatDEC(DeepClusterer):
     init : {"kmeans", "overcluster", "random"}, default="kmeans"
         First centres: k-means, k-means with five times as many centres that are then
         merged without a look at their sizes, or random images.
+    recluster : bool, default=True
+        Whether the last centres are found anew in the final embedding: by k-means, and
+        by k-means with three times as many centres that are then merged; those with
+        the larger simplified silhouette are taken. The merged ones suit classes of
+        very different sizes. If not, the centres are those of the clustering loss.
     n_init : int, default=20
-        Starts of that k-means.
+        Starts of these k-means.
     cardinality_power : float, default=1.0
         Power of the cardinality that divides the target. 1 pushes towards equal sizes
         and keeps small clusters from vanishing; 0 does neither.
@@ -771,7 +681,7 @@ class StatDEC(DeepClusterer):
         Share of the steps in which the learning rate rises.
     feature_dim : int, default=64
         Width of the embedding and of the contrastive projection.
-    hidden_dim : int, default=512
+    hidden_dim : int, default=256
         Width of the representation, and of its like in the clustering network.
     device : str or torch.device, default="auto"
         ``"auto"`` is CUDA where there is one, else the CPU.
@@ -864,6 +774,7 @@ class StatDEC(DeepClusterer):
         "share_trunk": ["boolean"],
         "detach_representation": ["boolean"],
         "init": [StrOptions({"kmeans", "overcluster", "random"})],
+        "recluster": ["boolean"],
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "cardinality_power": [Interval(Real, 0, None, closed="left")],
         "scale_by_variance": ["boolean"],
@@ -888,7 +799,7 @@ class StatDEC(DeepClusterer):
         temperature=0.5,
         tau_plus=0.1,
         cluster_weight=1.0,
-        warmup=0.7,
+        warmup=0.75,
         ramp=0.2,
         pooling="statistics",
         cardinality="active",
@@ -897,6 +808,7 @@ class StatDEC(DeepClusterer):
         share_trunk=True,
         detach_representation=False,
         init="kmeans",
+        recluster=True,
         n_init=20,
         cardinality_power=1.0,
         scale_by_variance=False,
@@ -905,7 +817,7 @@ class StatDEC(DeepClusterer):
         representation="clustering",
         lr_warmup=0.05,
         feature_dim=64,
-        hidden_dim=512,
+        hidden_dim=256,
         device="auto",
         precision="auto",
         net_params=None,
@@ -932,6 +844,7 @@ class StatDEC(DeepClusterer):
         self.share_trunk = share_trunk
         self.detach_representation = detach_representation
         self.init = init
+        self.recluster = recluster
         self.n_init = n_init
         self.cardinality_power = cardinality_power
         self.scale_by_variance = scale_by_variance
@@ -964,14 +877,14 @@ class StatDEC(DeepClusterer):
             "tau_plus",
             "cluster_weight",
             "init",
+            "recluster",
             "n_init",
             "cardinality_power",
             "scale_by_variance",
             "ood_quantile",
             "tol",
         )
-        # short trainings warm up for an epoch, too
-        warmup_epochs = max(self.warmup > 0, int(self.warmup * plan.max_epochs))
+        warmup_epochs = self._warmup_epochs(plan)
         joint_steps = (plan.max_epochs - warmup_epochs) * plan.steps_per_epoch
         return StatDECModule, {
             "networks": {
@@ -986,8 +899,21 @@ class StatDEC(DeepClusterer):
             **{name: getattr(self, name) for name in options},
         }
 
+    def _warmup_epochs(self, plan):
+        # short trainings warm up for an epoch, too
+        return max(self.warmup > 0, int(self.warmup * plan.max_epochs))
+
     def _schedule(self, plan):
-        return WarmupCosine(self.lr_warmup * plan.total_steps, plan.total_steps)
+        warmup_steps = self._warmup_epochs(plan) * plan.steps_per_epoch
+        phases = warmup_steps, plan.total_steps - warmup_steps
+        rise = self.lr_warmup * plan.total_steps
+        # Adam's steps have the length of the rate: in many steps the centres, which
+        # the soft assignments draw together, would meet in one place
+        share = min(1.0, CENTER_STEPS / max(1, phases[1]))
+        return [  # in the order of the groups of parameters
+            TwoCosines(rise, *phases, share * JOINT_RATE),
+            TwoCosines(rise, *phases, JOINT_RATE),
+        ]
 
     def _optimizer_params(self):
         centers = {"lr": CENTER_LR_SCALE * self.lr, "weight_decay": 0.0}
@@ -1049,7 +975,8 @@ class StatDEC(DeepClusterer):
         Returns
         -------
         score : ndarray of shape (n,), float32
-            About -1 within a cluster, less outside.
+            0 at a centre. The variance is that of soft assignments, to which all
+            images add: -1 is far outside most clusters.
 
         Raises
         ------

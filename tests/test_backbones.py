@@ -6,7 +6,13 @@ import torch
 from torch import nn
 
 from skdeepcluster import DigPro
-from skdeepcluster.backbones import BACKBONES, conv, make_backbone, resolve_backbone
+from skdeepcluster.backbones import (
+    BACKBONES,
+    conv,
+    make_backbone,
+    make_feature_map,
+    resolve_backbone,
+)
 
 SHAPES = [(1, 16, 16), (1, 28, 28), (3, 32, 32), (4, 33, 20)]
 VECTORS = (1, 1, 12)
@@ -290,3 +296,35 @@ def test_cuda(name):
     got = network.cuda()(x.cuda())
     assert got.shape == (4, width)
     torch.testing.assert_close(got.cpu(), expected, atol=1e-2, rtol=1e-2)
+
+
+# -- feature maps ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 1, 8), (2, 3, 3)], ids=str)
+@pytest.mark.parametrize(("name", "grid"), [("conv", 2), ("resnet18", 1)])
+def test_feature_map_is_the_backbone_without_its_pooling(name, grid, shape):
+    torch.manual_seed(1)
+    network, channels, is_map = make_feature_map(name, shape)
+    torch.manual_seed(1)
+    whole, width = make_backbone(name, shape)
+    assert is_map and channels * grid**2 == width
+    assert network.training
+    pairs = zip(states(network).values(), states(whole).values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)  # no statistic has moved
+    x = torch.randn(3, *shape)
+    with torch.no_grad():
+        maps = network.eval()(x)
+        pooled = nn.functional.adaptive_avg_pool2d(maps, grid).flatten(1)
+        torch.testing.assert_close(pooled, whole.eval()(x))
+    assert maps.shape[:2] == (3, channels) and maps.ndim == 4
+
+
+@pytest.mark.parametrize(
+    "backbone", ["mlp", "squeezenet1_0", Own(), nn.Flatten()], ids=str
+)
+def test_other_backbones_have_no_feature_map(backbone):
+    shape = (3, 32, 32) if isinstance(backbone, str) else (1, 8, 8)
+    network, width, is_map = make_feature_map(backbone, shape)
+    assert not is_map
+    assert network(torch.randn(2, *shape)).shape == (2, width)

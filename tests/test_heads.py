@@ -104,12 +104,13 @@ def test_order_does_not_matter(masked, cardinality):
     torch.testing.assert_close(permuted, out)
 
 
+@pytest.mark.parametrize("value", [1e6, -1e6, math.inf, math.nan])
 @pytest.mark.parametrize("cardinality", ["active", "count", None])
-def test_masked_positions_have_no_influence(cardinality):
+def test_masked_positions_have_no_influence(cardinality, value):
     x, mask = torch.randn(5, 3, 12), torch.ones(5, 12)
     mask[:, 8:] = 0
     wild = x.clone()
-    wild[..., 8:] = 1e6
+    wild[..., 8:] = value
     pooling = StatisticsPooling(cardinality=cardinality)
     torch.testing.assert_close(pooling(wild, mask), pooling(x[..., :8]))
     wild.requires_grad_()

@@ -768,9 +768,13 @@ def expected_parts(module, batch):
     semantic = slow_contrastive(
         z, memory, index, module.labels, o["temperature"], guarded
     )
+    (z1, z2), rows = z.chunk(2), torch.arange(len(batch.index))
+    fresh = rows, module.labels[batch.index], o["temperature"], guarded
+    view = 0.5 * (slow_contrastive(z1, z2, *fresh) + slow_contrastive(z2, z1, *fresh))
     labels = (p1 + p2 + s1 + s2).argmax(1)
     expected = {
-        "semantic": semantic,
+        "semantic": o["memory_weight"] * semantic,
+        "view": o["view_weight"] * view,
         "consistency": o["consistency_weight"] * consistency.item(),
         "balance": o["balance_weight"] * balance.item(),
     }
@@ -786,11 +790,14 @@ def test_module_equals_the_loops(similarity, consistency):
         similarity_temperature=0.3,
         consistency_weight=0.7,
         balance_weight=1.9,
+        memory_weight=0.4,
+        view_weight=0.6,
     )
     for _ in range(3):
         batch = two_views()
         expected, labels = expected_parts(module, batch)
         _, parts = step(module, batch)
+        assert list(parts) == ["semantic", "view", "consistency", "balance"]
         for name, value in expected.items():
             assert parts[name] == pytest.approx(value, abs=1e-5), name
         assert torch.equal(module.labels[batch.index], labels)
@@ -974,6 +981,7 @@ def test_labels_are_predictions_for_every_assignment(stripes, assign, similarity
         {"init": "random", "balance_weight": 5.0},
         {"consistency": "cross_entropy"},
         {"view_weight": 0.0},
+        {"memory_weight": 0.0},
         {"n_negatives": 16},
         {"memory_momentum": 0.0},
         {"n_clusters": 1},

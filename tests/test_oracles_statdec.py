@@ -4,6 +4,7 @@ import inspect
 import math
 import pickle
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from scipy.spatial.distance import cdist
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
+from skorch.callbacks import Callback
 from torch import nn
 from torch.nn import functional as F
 
@@ -30,11 +32,13 @@ from skdeepcluster.statdec import (
     cluster_statistics,
     debiased_contrastive,
     dec_loss,
+    kmeans_centers,
     log_student_t,
     merge_statistics,
     outlier_score,
     overcluster_centers,
     sharpened_target,
+    simplified_silhouette,
 )
 
 T = 0.5
@@ -470,12 +474,28 @@ def nearest(X, centers):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_overclustering_finds_small_clusters(seed):
+@pytest.mark.parametrize("overcluster", [False, True])
+def test_small_clusters_are_found(seed, overcluster):
     X, y = long_tail(seed)
     assert SIZES[[0, -1]].tolist() == [1000, 10]
-    centers = overcluster_centers(torch.from_numpy(X), 10, seed=seed)
+    if overcluster:
+        centers = overcluster_centers(torch.from_numpy(X), 10, seed=seed)
+    else:
+        centers, labels = kmeans_centers(torch.from_numpy(X), 10, seed=seed)
+        np.testing.assert_array_equal(labels.numpy(), nearest(X, centers))
     assert tuple(centers.shape) == (10, 2)
     assert balanced_clustering_accuracy(y, nearest(X, centers)) > 0.97
+
+
+def test_overclustered_centers_are_unweighted_means():
+    # two groups of five tight bundles: one bundle of each holds nearly all samples
+    bundles = np.concatenate([np.arange(5), 100 + 2 * np.arange(5)])
+    sizes = [100, 5, 5, 5, 5] * 2
+    x = torch.from_numpy(np.repeat(bundles, sizes)).float()
+    features = torch.stack([x, torch.zeros_like(x)], dim=1)
+    features += 0.01 * torch.randn(len(x), 2)
+    centers = overcluster_centers(features, 2, factor=5, n_init=10, seed=0)
+    np.testing.assert_allclose(sorted(np.asarray(centers)[:, 0]), [2, 104], atol=0.05)
 
 
 def test_overclustering_of_one_seed_is_one_result():
@@ -490,6 +510,19 @@ def test_overclustering_of_few_samples(n, k):
     centers = overcluster_centers(torch.randn(n, 3), k, seed=0)
     assert tuple(centers.shape) == (k, 3)
     assert np.isfinite(np.asarray(centers)).all()
+
+
+# -- which centres to take at the end --------------------------------------------------
+
+
+def test_simplified_silhouette_by_hand():
+    centers = tensor([[0.0, 0], [2, 0], [9, 9]])
+    # at a centre, half-way between two, and at squared distances of 0.25 and 2.25
+    rows = tensor([[0.0, 0], [1, 0], [0.5, 0]])
+    expected = [1.0, 0.0, 1 - 0.25 / 2.25]
+    values = [simplified_silhouette(rows[i : i + 1], centers) for i in range(3)]
+    assert values == pytest.approx(expected, abs=1e-9)
+    assert simplified_silhouette(rows, centers) == pytest.approx(np.mean(expected))
 
 
 # -- the module ------------------------------------------------------------------------
@@ -734,16 +767,24 @@ def test_prior_by_the_number_of_clusters(spy, n_clusters, expected):
     assert float(calls[0]["tau_plus"]) == pytest.approx(expected)
 
 
-def test_prior_by_the_cardinality_of_the_cluster(spy):
+@pytest.mark.parametrize(
+    ("cardinality", "prior"),
+    [
+        ([0.3, 4.0, 35.7], [0.02, 0.1, 0.13]),
+        ([35.7, 0.3, 4.0], [0.13, 0.02, 0.1]),
+        ([4.0, 35.7, 0.3], [0.1, 0.13, 0.02]),
+        ([13.0, 13.0, 14.0], [0.13, 0.13, 0.13]),
+    ],
+)
+def test_prior_by_the_cardinality_of_the_cluster(spy, cardinality, prior):
     module = make_module(tau_plus="cardinality")
-    module.cardinality = torch.tensor([0.3, 4.0, 35.7])
+    module.cardinality = torch.tensor(cardinality)
     calls, assigned = spy("debiased_contrastive"), spy("log_student_t")
     step(module)
     labels = assigned[0]["result"].exp().view(2, B, K).mean(0).argmax(1)
     moved = (module.cardinality / N).clamp(0.02, 0.13)  # with this batch, or without
-    expected = [share[labels] for share in (torch.tensor([0.02, 0.1, 0.13]), moved)]
+    expected = [share[labels] for share in (torch.tensor(prior), moved)]
     assert any(torch.allclose(calls[0]["tau_plus"], share) for share in expected)
-    assert ((calls[0]["tau_plus"] >= 0.02) & (calls[0]["tau_plus"] <= 0.13)).all()
 
 
 # -- ablations -------------------------------------------------------------------------
@@ -786,19 +827,29 @@ def test_second_trunk_starts_as_a_copy_after_the_warmup():
 
 
 @pytest.mark.parametrize(
-    ("params", "expected"),
+    ("params", "columns"),
     [
-        ({}, 2),
-        ({"share_trunk": False}, 2),
-        ({"pooling": "avg"}, 0),
-        ({"backbone": "mlp"}, 0),
+        ({}, 4 * 3 * 128),
+        ({"share_trunk": False, "grid": 1}, 3 * 128),
+        ({"cardinality": "count", "grid": 1}, 2 * 128 + 1),
+        ({"backbone": "resnet18", "grid": 1}, 3 * 512),
+        ({"pooling": "avg"}, 4 * 128),
+        ({"backbone": "mlp"}, 512),
     ],
     ids=str,
 )
-def test_both_networks_end_in_statistics(params, expected):
+def test_both_networks_end_in_a_pooling(params, columns):
     module = make_module(**params)
-    online = [n for n, m in module.named_modules() if isinstance(m, StatisticsPooling)]
-    assert len([n for n in online if "teacher" not in n]) == expected
+    named = dict(module.named_modules())
+    online = {name: m for name, m in named.items() if "teacher" not in name}
+    norms = [m for m in online.values() if isinstance(m, nn.BatchNorm1d)]
+    # those of an mlp backbone are as wide as its output
+    assert len([m for m in norms if m.num_features == columns]) == (
+        4 if params.get("backbone") == "mlp" else 2
+    )
+    pools = [m for m in online.values() if isinstance(m, StatisticsPooling)]
+    statistics = params.get("pooling") != "avg" and params.get("backbone") != "mlp"
+    assert bool(pools) == statistics
     assert math.isfinite(step(module)["clustering"])
 
 
@@ -821,6 +872,7 @@ def test_both_networks_end_in_statistics(params, expected):
         {"scale_by_variance": True},
         {"ood_quantile": 0.9},
         {"cluster_weight": 0.0},
+        {"recluster": False},
         {"warmup": 0.0},
         {"warmup": 1.0},
         {"max_epochs": 1},
@@ -841,18 +893,23 @@ def test_options_train(stripes, params):
     np.testing.assert_array_equal(again.score_samples(X), model.score_samples(X))
 
 
-def test_variance_scales_the_kernel_on_demand(spy):
-    kinds = torch.arange(N) % 2
-    spread = torch.tensor([0.05, 0.15])[kinds][:, None]
-    features = unit(torch.eye(2, D)[kinds] + spread * torch.randn(N, D))
-    scales, calls = [], spy("log_student_t")
+@pytest.mark.parametrize(
+    ("variance", "expected"),
+    [
+        ([0.03, 0.01, 0.02], [0.03, 0.01, 0.02]),
+        ([0.9, 1e-5, 0.02], [0.08, 0.005, 0.02]),  # in [1/4, 4] of the median
+    ],
+)
+def test_variance_scales_the_kernel_on_demand(spy, variance, expected):
+    calls, scales = spy("log_student_t"), []
     for scaled in (False, True):
-        module = make_module(n_clusters=2, scale_by_variance=scaled, features=features)
+        module = make_module(scale_by_variance=scaled)
+        module.variance = torch.tensor(variance)
         step(module)
-        scales.append(torch.as_tensor(calls[-1]["scale"]).detach().flatten())
-    assert len(scales[0]) == 1 and len(scales[1]) == 2
+        scales.append(torch.as_tensor(calls[-1]["scale"]))
+    assert scales[0].numel() == 1
+    torch.testing.assert_close(scales[1], D * torch.tensor(expected))
     assert not scales[1].requires_grad
-    assert scales[1].max() / scales[1].min() > 2
 
 
 @pytest.mark.parametrize(("quantile", "expected"), [(1.0, N), (0.9, 36), (0.5, 20)])
@@ -965,6 +1022,96 @@ def test_share_that_was_clamped_in_an_epoch(spy):
     step(module)
     report = module.refresh(embedder(module))
     assert report["clamped"] == pytest.approx(calls[0]["result"][1].item(), abs=1e-6)
+
+
+# -- the end ---------------------------------------------------------------------------
+
+
+def test_the_end_takes_the_centers_of_the_larger_silhouette(monkeypatch):
+    features, kinds = starved_features()
+    good = unit(torch.eye(K, D))
+    bad = unit(torch.ones(K, D) + 0.1 * torch.randn(K, D))
+    for centers, merged in ((good, bad), (bad, good)):
+        answer = centers, kinds
+        monkeypatch.setattr(statdec, "kmeans_centers", lambda *_, a=answer, **__: a)
+        monkeypatch.setattr(
+            statdec, "overcluster_centers", lambda *_, a=merged, **__: a
+        )
+        module = make_module(features=features)
+        module.finish(embedder(module, features))
+        torch.testing.assert_close(module.centers.detach(), good)
+        assert torch.equal(module.labels, kinds)
+
+
+@pytest.mark.parametrize("recluster", [False, True])
+def test_centers_of_the_joint_phase_stay_on_demand(recluster):
+    features = tight(KINDS)
+    module = make_module(features=features, recluster=recluster)
+    with torch.no_grad():
+        module.centers += 0.1
+    centers = module.centers.detach().clone()
+    module.finish(embedder(module, features))
+    assert torch.equal(module.centers.detach(), centers) == (not recluster)
+    q = log_student_t(features, module.centers.detach(), module.scale).exp()
+    expected = cluster_statistics(q, features)
+    torch.testing.assert_close(module.cardinality, expected.cardinality)
+    torch.testing.assert_close(module.mean, expected.mean)
+
+
+def test_learning_rates_of_both_phases():
+    plan = SimpleNamespace(max_epochs=100, steps_per_epoch=10, total_steps=1000)
+    schedules = StatDEC(3, warmup=0.5, lr_warmup=0.05)._schedule(plan)
+    for schedule in schedules:  # of the centres, and of the networks
+        factors = np.array([schedule(step) for step in range(1000)])
+        first, second = factors[:500], factors[500:]
+        peak = first.argmax()
+        assert 0 < peak < 100 and first.max() == pytest.approx(1.0, abs=0.01)
+        assert (np.diff(first[:peak]) > 0).all()
+        assert (np.diff(first[peak:]) < 0).all()
+        assert 0 < second.max() < 1 and (np.diff(second) <= 0).all()
+        assert (factors >= 0).all() and second[-1] < 0.01 * second[0]
+    # the centres go the same way in many steps as in few
+    ways = []
+    for epochs in (100, 400):
+        plan = SimpleNamespace(
+            max_epochs=epochs, steps_per_epoch=10, total_steps=10 * epochs
+        )
+        schedule, _ = StatDEC(3, warmup=0.5)._schedule(plan)
+        ways.append(sum(schedule(step) for step in range(5 * epochs, 10 * epochs)))
+    assert ways[1] == pytest.approx(ways[0], rel=0.05)
+
+
+def test_rates_of_the_groups_are_those_of_their_schedules(stripes):
+    X, _ = stripes
+    seen = []
+
+    class Look(Callback):
+        def on_batch_begin(self, net, **kwargs):
+            groups = net.optimizer_.param_groups
+            seen.append([(g["lr"], [p.shape for p in g["params"]]) for g in groups])
+
+    params = {**SMALL, "max_epochs": 4, "warmup": 0.5, "lr": 1e-3}
+    model = StatDEC(**params, callbacks=[("look", Look())]).fit(X)
+    plan = SimpleNamespace(max_epochs=4, steps_per_epoch=2, total_steps=8)
+    schedules = model._schedule(plan)
+    largest = [
+        dict(model._optimizer_params()["optimizer__param_groups"])["centers"]["lr"],
+        1e-3,
+    ]
+    for step_number, groups in enumerate(seen):
+        assert groups[0][1] == [(3, SMALL["feature_dim"])]  # the centres alone
+        expected = [
+            lr * schedule(step_number)
+            for lr, schedule in zip(largest, schedules, strict=True)
+        ]
+        assert [lr for lr, _ in groups] == pytest.approx(expected)
+
+
+def test_centers_learn_faster_and_do_not_decay():
+    params = StatDEC(3, lr=0.01)._optimizer_params()
+    ((pattern, group),) = params["optimizer__param_groups"]
+    assert pattern == "centers"
+    assert group["lr"] > 0.01 and group["weight_decay"] == 0
 
 
 # -- state -----------------------------------------------------------------------------
