@@ -5,9 +5,13 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from skdeepcluster import DigPro
-from skdeepcluster.datasets import load_digits_images
-from skdeepcluster.metrics import clustering_accuracy, silhouette_scorer
+from skdeepcluster import SCL, DigPro, StatDEC
+from skdeepcluster.datasets import load_digits_images, make_long_tail
+from skdeepcluster.metrics import (
+    balanced_clustering_accuracy,
+    clustering_accuracy,
+    silhouette_scorer,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -65,3 +69,24 @@ def test_mnist(packs):
     accuracy = clustering_accuracy(y, model.labels_)
     assert accuracy > clustering_accuracy(y, kmeans(X, 10)) + 0.2
     assert accuracy > 0.8
+
+
+@pytest.mark.parametrize("method", [SCL, StatDEC])
+def test_digits_of_every_method(digits, method):
+    X, y, _ = digits
+    model = method(10, max_epochs=40, random_state=0).fit(X)
+    assert clustering_accuracy(y, model.labels_) > 0.88
+    assert adjusted_rand_score(y, model.labels_) > adjusted_rand_score(y, kmeans(X, 10))
+    np.testing.assert_array_equal(model.predict(X), model.labels_)
+    assert model.history_[-1]["feature_spread"] > 0.8
+    assert len(model.cluster_sizes_) == 10
+
+
+def test_long_tail_of_usps(packs):
+    X, y, _ = packs("usps.npz")
+    X, y = make_long_tail(
+        X, y, ratio=10, n_samples=3000, order="random", random_state=0
+    )
+    model = StatDEC(10, max_epochs=30, random_state=0).fit(X)
+    recall = balanced_clustering_accuracy(y, model.labels_)
+    assert recall > balanced_clustering_accuracy(y, kmeans(X, 10)) + 0.08

@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skdeepcluster import DigPro
+from skdeepcluster import SCL, DigPro, StatDEC
 from skdeepcluster.callbacks import SKLEARN_CALLBACKS
 from skdeepcluster.metrics import (
     balance_scorer,
@@ -35,7 +35,7 @@ from skdeepcluster.metrics import (
     whole_data_split,
 )
 
-ESTIMATORS = [DigPro(**SMALL)]
+ESTIMATORS = [DigPro(**SMALL), SCL(**SMALL), StatDEC(**SMALL)]
 OPTIONAL_CHECKS = [
     "check_set_output_transform",
     "check_set_output_transform_pandas",
@@ -344,7 +344,8 @@ def test_every_parameter_is_documented_once_and_alike(estimator):
 @each_estimator
 def test_public_methods_are_documented(estimator):
     cls = type(estimator)
-    for name in ("fit", "predict", "predict_proba", "transform", "score"):
+    names = {"fit", "predict", "predict_proba", "transform", "score", "score_samples"}
+    for name in names & set(dir(cls)):
         doc = FunctionDoc(getattr(cls, name))
         with nullcontext(name):
             assert doc["Parameters"] and doc["Returns"] and doc["Raises"]
