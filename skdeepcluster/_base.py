@@ -19,7 +19,6 @@ from sklearn.base import (
     _fit_context,
 )
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import euclidean_distances
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -27,6 +26,7 @@ from skorch.callbacks import LRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from ._cluster_statistics import simplified_silhouette
 from ._device import resolve_device, resolve_precision, seeded
 from ._layouts import as_images
 from ._net import ClusterNet, EpochBatches
@@ -152,7 +152,7 @@ class DeepClusterer(
         """Return the factor of the learning rate as a function of the step, or None."""
         return None
 
-    def _optimizer_params(self):
+    def _optimizer_params(self, plan):
         """Return skorch's ``optimizer`` and ``optimizer__...`` parameters."""
         return {"optimizer": torch.optim.AdamW}
 
@@ -307,7 +307,7 @@ class DeepClusterer(
             "device": str(device),
             "verbose": 0,
             "bfloat16": resolve_precision(self.precision, device, plan.image_shape),
-            **self._optimizer_params(),
+            **self._optimizer_params(plan),
             "module__scaling": plan.scaling,
             "module__augmentation": plan.augmentation,
             **{f"module__{key}": value for key, value in module_params.items()},
@@ -491,12 +491,13 @@ class DeepClusterer(
         Vendramin, Campello and Hruschka, *Relative clustering validity criteria*,
         2010.
         """
-        embedding = self._embed(self._read(X))
+        images = self._read(X)
         if len(self.cluster_centers_) < 2:
             return -1.0
-        distance = euclidean_distances(embedding, self.cluster_centers_, squared=True)
-        own, other = np.partition(distance, 1, axis=1)[:, :2].T
-        return float(np.mean((other - own) / np.maximum(other, 1e-12)))
+        module = self.net_.module_
+        return simplified_silhouette(
+            self.net_.evaluate(images, module.encode), module.centers[self._kept]
+        )
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -621,7 +621,7 @@ class DigPro(DeepClusterer):
     def _schedule(self, plan):
         return WarmupCosine(self.lr_warmup * plan.total_steps, plan.total_steps)
 
-    def _optimizer_params(self):
+    def _optimizer_params(self, plan):
         params = {"optimizer": torch.optim.AdamW, "optimizer__weight_decay": 1e-4}
         if self.instance == "alignment":
             rate = self.predictor_lr_scale * self.lr

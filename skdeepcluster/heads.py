@@ -145,24 +145,3 @@ class GridStatistics(nn.Module):
             slice(i * size // self.grid, -(-(i + 1) * size // self.grid))
             for i in range(self.grid)
         ]
-
-
-class StatisticsPoolingBlock(nn.Sequential):
-    """Statistics pooling, batch norm, linear.
-
-    Batch norm because the statistics have scales of their own.
-
-    Parameters
-    ----------
-    channels : int
-        Of the feature map.
-    width : int
-        Of the output.
-    grid, cardinality, second
-        As in :class:`GridStatistics`.
-    """
-
-    def __init__(self, channels, width, *, grid=1, cardinality="active", second="std"):
-        pool = GridStatistics(grid, cardinality, second)
-        columns = pool.columns(channels)
-        super().__init__(pool, nn.BatchNorm1d(columns), nn.Linear(columns, width))

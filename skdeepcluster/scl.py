@@ -775,5 +775,5 @@ class SCL(DeepClusterer):
     def _schedule(self, plan):
         return WarmupCosine(self.lr_warmup * plan.total_steps, plan.total_steps)
 
-    def _optimizer_params(self):
+    def _optimizer_params(self, plan):
         return {"optimizer": torch.optim.AdamW, "optimizer__weight_decay": 1e-4}

@@ -26,14 +26,13 @@ from ._cluster_statistics import (
     squared_distances,
 )
 from ._kmeans import spherical_kmeans
-from ._net import ClusterModule, WarmupCosine, ema_update
+from ._net import ClusterModule, WarmupCosine, ema_update, feature_spread
 from .backbones import make_feature_map
 from .heads import GridStatistics
 
-PRIOR_RANGE = 0.02, 0.13  # above exp(-2) orthogonal negatives clamp the estimate
+HIGHEST_PRIOR = 0.13  # above exp(-2) orthogonal negatives clamp the estimate
 STATISTICS_MOMENTUM = 0.95
 VARIANCE_FLOOR = 0.05  # of the mean variance: a tiny cluster is no point
-VARIANCE_RANGE = 0.25, 4.0  # of the median: no cluster swallows the outliers
 MIN_JOINT_EPOCHS = 5  # before the labels may end the training
 MAX_RESEEDS = 3
 SMALLEST_SHARE = 0.002  # of the samples: a cluster with less is seeded again
@@ -193,7 +192,7 @@ class StatisticsNetworks(nn.Module):
     image_shape : tuple (C, H, W)
     feature_dim, hidden_dim : int
         Widths of the two embeddings and of the blocks.
-    pooling, cardinality, second_moment, grid, share_trunk, detach_representation
+    pooling, cardinality, grid, share_trunk, detach_representation
         As in :class:`StatDEC`.
     """
 
@@ -205,7 +204,6 @@ class StatisticsNetworks(nn.Module):
         hidden_dim,
         pooling,
         cardinality,
-        second_moment,
         grid,
         share_trunk,
         detach_representation,
@@ -217,7 +215,7 @@ class StatisticsNetworks(nn.Module):
         self.splits = False  # until then the clustering network has no trunk of its own
         self.pool = nn.Identity()
         if is_map and pooling == "statistics":
-            self.pool = GridStatistics(grid, cardinality, second_moment)
+            self.pool = GridStatistics(grid, cardinality)
             channels = self.pool.columns(channels)
         elif is_map:
             self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(grid), nn.Flatten())
@@ -325,7 +323,6 @@ class StatDECModule(ClusterModule):
         self.register_buffer("mean", torch.zeros(n_clusters, p))
         self.register_buffer("variance", torch.ones(n_clusters))
         self.register_buffer("labels", torch.zeros(n_samples, dtype=torch.int64))
-        self.register_buffer("inlier", torch.ones(n_samples))
         self.register_buffer("clamped", torch.zeros(()))
         self.epoch = self.step = self.joint_step = self.epoch_step = self.reseeds = 0
         self.warned = False
@@ -353,10 +350,11 @@ class StatDECModule(ClusterModule):
             *(self.run(self.online, view).chunk(2, dim=1) for view in batch.views),
             strict=True,
         )
+        loss, clamped = self.contrast(u)
+        self.clamped += clamped
         if not self.is_joint:
-            loss = self.contrast(u, self.prior())
             # centres can only be found in an embedding that means something
-            embedding, _ = debiased_contrastive(*e, o["temperature"], self.prior())
+            embedding, _ = self.contrast(e)
             return {"representation": loss + EMBEDDING_WEIGHT * embedding}
 
         e = F.normalize(torch.cat(e), dim=1)
@@ -364,38 +362,20 @@ class StatDECModule(ClusterModule):
         q = log_q.detach().exp()
         mean_q = q.view(2, -1, self.n_clusters).mean(0)
         target = sharpened_target(mean_q, self.cardinality, o["cardinality_power"])
-        weight = self.inlier[batch.index].repeat(2)
-        clustering = dec_loss(target.repeat(2, 1), log_q, weight)
+        clustering = dec_loss(target.repeat(2, 1), log_q)
         ramp = min(1.0, (self.joint_step + 1) / max(1, self.ramp_steps))
-        parts = {
-            "representation": self.contrast(u, self.prior(mean_q)),
+        self.move_statistics(cluster_statistics(q, e.detach()))
+        return {
+            "representation": loss,
             "clustering": o["cluster_weight"] * ramp * clustering,
         }
-        self.move_statistics(cluster_statistics(q, e.detach()))
-        return parts
 
-    def contrast(self, u, prior):
-        """Debiased loss of the projections; remembers the share of clamped rows."""
-        loss, clamped = debiased_contrastive(*u, self.options["temperature"], prior)
-        self.clamped += clamped
-        return loss
-
-    def prior(self, q=None):
-        """Probability that a negative is a false one: of all rows, or of each."""
+    def contrast(self, z):
+        """Debiased loss of both views' projections, and the share of clamped rows."""
         tau_plus = self.options["tau_plus"]
-        if isinstance(tau_plus, Real):
-            return tau_plus
-        if tau_plus == "cardinality" and q is not None:
-            share = self.cardinality / self.cardinality.sum()
-            return share[q.argmax(1)].clamp(*PRIOR_RANGE)
-        return min(1 / self.n_clusters, PRIOR_RANGE[1])
-
-    def kernel_scale(self):
-        """Squared distance that counts as one: of all clusters, or of each."""
-        if not self.options["scale_by_variance"]:
-            return self.scale
-        low, high = (bound * self.variance.median() for bound in VARIANCE_RANGE)
-        return self.centers.shape[1] * self.variance.clamp(low, high).clamp_min(TINY)
+        if tau_plus == "auto":
+            tau_plus = min(1 / self.n_clusters, HIGHEST_PRIOR)
+        return debiased_contrastive(*z, self.options["temperature"], tau_plus)
 
     @torch.no_grad()
     def move_statistics(self, batch):
@@ -442,7 +422,7 @@ class StatDECModule(ClusterModule):
 
     def log_q(self, embedding):
         """Embeddings to logarithms of their soft assignments."""
-        return log_student_t(embedding, self.centers, self.kernel_scale())
+        return log_student_t(embedding, self.centers, self.scale)
 
     def logits(self, x):
         """Images to logarithms of their soft assignments."""
@@ -474,13 +454,12 @@ class StatDECModule(ClusterModule):
         self.warn_if_clamped(clamped)
         self.clamped.zero_()
         self.epoch, self.epoch_step = self.epoch + 1, 0
-        spread = features.std(0, correction=0).mean() * features.shape[1] ** 0.5
         sizes = torch.bincount(self.labels, minlength=self.n_clusters)
         return {
             "clamped": clamped,
             "changed": changed,
             "cluster_sizes": sizes.tolist(),
-            "feature_spread": spread.item(),
+            "feature_spread": feature_spread(features),
         }
 
     @torch.no_grad()
@@ -543,11 +522,6 @@ class StatDECModule(ClusterModule):
         log_q = self.log_q(features)
         self.labels = log_q.argmax(1)
         self.statistics = cluster_statistics(log_q.exp(), features)
-        if self.options["ood_quantile"] < 1:
-            score = self.outlier_score(features)
-            # torch.quantile refuses many samples
-            limit = score.sort().values[int(self.options["ood_quantile"] * len(score))]
-            self.inlier = (score <= limit).to(features.dtype)
 
     def reseed(self, features):
         """Move centres that lost their samples to dense places far from the others."""
@@ -627,11 +601,10 @@ class StatDEC(DeepClusterer):
         rate of the centres is ten times as high, less in long trainings.
     temperature : float, default=0.5
         Temperature of the contrastive loss, 0.03 at least.
-    tau_plus : float, "auto" or "cardinality", default=0.1
+    tau_plus : float or "auto", default=0.1
         Share of the negatives that are taken for false ones; 0 is plain NT-Xent.
         ``"auto"``: 1 / n_clusters, but at most 0.13, above which the estimate is
-        clamped. ``"cardinality"``: the share of the cluster of each image, in
-        [0.02, 0.13].
+        clamped.
     cluster_weight : float, default=1.0
         Weight of the clustering loss.
     warmup : float, default=0.75
@@ -644,8 +617,6 @@ class StatDEC(DeepClusterer):
     cardinality : {"active", "count"} or None, default="active"
         Size of the set in statistics pooling: the soft number of positions in which a
         channel is positive, the number of positions, or none.
-    second_moment : {"std", "var"}, default="std"
-        Second moment in statistics pooling.
     grid : int, default=2
         Rows and columns of cells that are pooled.
     share_trunk : bool, default=True
@@ -666,10 +637,6 @@ class StatDEC(DeepClusterer):
     cardinality_power : float, default=1.0
         Power of the cardinality that divides the target. 1 pushes towards equal sizes
         and keeps small clusters from vanishing; 0 does neither.
-    scale_by_variance : bool, default=False
-        Whether distances to a centre are in units of the variance of its cluster.
-    ood_quantile : float, default=1.0
-        Quantile of the outlier scores above which an image has no clustering loss.
     tol : float, default=1e-3
         Training ends when fewer labels than this share changed in an epoch, after five
         epochs with clustering loss.
@@ -761,7 +728,7 @@ class StatDEC(DeepClusterer):
         **DeepClusterer._parameter_constraints,
         "temperature": [Interval(Real, 0.03, None, closed="left")],
         "tau_plus": [
-            StrOptions({"auto", "cardinality"}),
+            StrOptions({"auto"}),
             Interval(Real, 0, 1, closed="left"),
         ],
         "cluster_weight": [Interval(Real, 0, None, closed="left")],
@@ -769,7 +736,6 @@ class StatDEC(DeepClusterer):
         "ramp": [Interval(Real, 0, 1, closed="both")],
         "pooling": [StrOptions({"statistics", "avg"})],
         "cardinality": [StrOptions({"active", "count"}), None],
-        "second_moment": [StrOptions({"std", "var"})],
         "grid": [Interval(Integral, 1, None, closed="left")],
         "share_trunk": ["boolean"],
         "detach_representation": ["boolean"],
@@ -777,8 +743,6 @@ class StatDEC(DeepClusterer):
         "recluster": ["boolean"],
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "cardinality_power": [Interval(Real, 0, None, closed="left")],
-        "scale_by_variance": ["boolean"],
-        "ood_quantile": [Interval(Real, 0, 1, closed="right")],
         "tol": [Interval(Real, 0, None, closed="left")],
         "representation": [StrOptions({"clustering", "contrastive"})],
         "lr_warmup": [Interval(Real, 0, 1, closed="both")],
@@ -803,7 +767,6 @@ class StatDEC(DeepClusterer):
         ramp=0.2,
         pooling="statistics",
         cardinality="active",
-        second_moment="std",
         grid=2,
         share_trunk=True,
         detach_representation=False,
@@ -811,8 +774,6 @@ class StatDEC(DeepClusterer):
         recluster=True,
         n_init=20,
         cardinality_power=1.0,
-        scale_by_variance=False,
-        ood_quantile=1.0,
         tol=1e-3,
         representation="clustering",
         lr_warmup=0.05,
@@ -839,7 +800,6 @@ class StatDEC(DeepClusterer):
         self.ramp = ramp
         self.pooling = pooling
         self.cardinality = cardinality
-        self.second_moment = second_moment
         self.grid = grid
         self.share_trunk = share_trunk
         self.detach_representation = detach_representation
@@ -847,8 +807,6 @@ class StatDEC(DeepClusterer):
         self.recluster = recluster
         self.n_init = n_init
         self.cardinality_power = cardinality_power
-        self.scale_by_variance = scale_by_variance
-        self.ood_quantile = ood_quantile
         self.tol = tol
         self.representation = representation
         self.lr_warmup = lr_warmup
@@ -867,7 +825,6 @@ class StatDEC(DeepClusterer):
             "hidden_dim",
             "pooling",
             "cardinality",
-            "second_moment",
             "grid",
             "share_trunk",
             "detach_representation",
@@ -880,8 +837,6 @@ class StatDEC(DeepClusterer):
             "recluster",
             "n_init",
             "cardinality_power",
-            "scale_by_variance",
-            "ood_quantile",
             "tol",
         )
         warmup_epochs = self._warmup_epochs(plan)
@@ -905,18 +860,16 @@ class StatDEC(DeepClusterer):
 
     def _schedule(self, plan):
         warmup_steps = self._warmup_epochs(plan) * plan.steps_per_epoch
-        phases = warmup_steps, plan.total_steps - warmup_steps
+        joint_steps = plan.total_steps - warmup_steps
         rise = self.lr_warmup * plan.total_steps
+        return TwoCosines(rise, warmup_steps, joint_steps, JOINT_RATE)
+
+    def _optimizer_params(self, plan):
+        joint_epochs = plan.max_epochs - self._warmup_epochs(plan)
         # Adam's steps have the length of the rate: in many steps the centres, which
         # the soft assignments draw together, would meet in one place
-        share = min(1.0, CENTER_STEPS / max(1, phases[1]))
-        return [  # in the order of the groups of parameters
-            TwoCosines(rise, *phases, share * JOINT_RATE),
-            TwoCosines(rise, *phases, JOINT_RATE),
-        ]
-
-    def _optimizer_params(self):
-        centers = {"lr": CENTER_LR_SCALE * self.lr, "weight_decay": 0.0}
+        share = min(1.0, CENTER_STEPS / max(1, joint_epochs * plan.steps_per_epoch))
+        centers = {"lr": CENTER_LR_SCALE * share * self.lr, "weight_decay": 0.0}
         return {
             "optimizer": torch.optim.AdamW,
             "optimizer__weight_decay": 1e-4,

@@ -52,7 +52,7 @@ def build(images, settings, device):
     module.bfloat16 = resolve_precision("auto", device, shape)
     options = {
         key.removeprefix("optimizer__"): value
-        for key, value in estimator._optimizer_params().items()
+        for key, value in estimator._optimizer_params(plan).items()
         if key.startswith("optimizer__") and key != "optimizer__param_groups"
     }
     optimizer = torch.optim.AdamW(module.parameters(), lr=estimator.lr, **options)
