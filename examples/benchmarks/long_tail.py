@@ -16,7 +16,6 @@ import torch
 from methods import NAMES, fit
 from real_images import read, scores
 
-from skdeepcluster._device import resolve_device, resolve_precision
 from skdeepcluster.datasets import make_long_tail
 from skdeepcluster.metrics import balanced_clustering_accuracy, per_class_recall
 
@@ -84,16 +83,7 @@ def main():
                         run(args.packs, pack, ratio, seed, method, args.n, args.device)
                     )
                     print(runs[-1], flush=True)
-    device = resolve_device(args.device)
-    hidden = ("json", "packs")  # a record names no path of a machine
-    record.write(
-        args.json,
-        script="examples/benchmarks/long_tail.py",
-        arguments={k: v for k, v in vars(args).items() if k not in hidden},
-        environment=record.environment(device),
-        bfloat16=resolve_precision("auto", device, (1, 28, 28)),
-        runs=runs,
-    )
+    record.write_runs(args, "long_tail.py", runs=runs)
 
 
 if __name__ == "__main__":

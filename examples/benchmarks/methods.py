@@ -27,8 +27,8 @@ CHANGED = {
         "StatDEC, no clustering loss": {"cluster_weight": 0.0},
         "StatDEC, representation detached": {"detach_representation": True},
         "StatDEC, two trunks": {"share_trunk": False},
-        "StatDEC, k-means start": {"init": "kmeans"},
         "StatDEC, over-cluster start": {"init": "overcluster"},
+        "StatDEC, centres of the joint phase": {"recluster": False},
     },
 }
 METHODS = {

@@ -17,13 +17,9 @@ from methods import fit, pixels
 from real_images import read
 from sklearn.metrics import roc_auc_score
 
-from skdeepcluster._device import resolve_device, resolve_precision
 from skdeepcluster.metrics import clustering_accuracy
 
-PAIRS = (
-    ("mnist_train", "fashion_mnist_train"),
-    ("fashion_mnist_train", "mnist_train"),
-)
+FOREIGN = {"mnist_train": "fashion_mnist_train", "fashion_mnist_train": "mnist_train"}
 METHODS = ["k-means", "DigPro", "SCL", "StatDEC", "StatDEC, average pooling"]
 
 
@@ -63,6 +59,7 @@ def run(packs, own, foreign, share, seed, method, n, device):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--packs", required=True, help="folder of the .npz files")
+    parser.add_argument("--own", nargs="+", choices=FOREIGN, default=list(FOREIGN))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--share", type=float, default=0.05, help="of foreign images")
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
@@ -74,22 +71,13 @@ def main():
     if args.threads:
         torch.set_num_threads(args.threads)
     runs = []
-    for own, foreign in PAIRS:
+    for own in args.own:
         for seed in args.seeds:
             for method in args.methods:
                 setting = args.share, seed, method, args.n, args.device
-                runs.append(run(args.packs, own, foreign, *setting))
+                runs.append(run(args.packs, own, FOREIGN[own], *setting))
                 print(runs[-1], flush=True)
-    device = resolve_device(args.device)
-    hidden = ("json", "packs")  # a record names no path of a machine
-    record.write(
-        args.json,
-        script="examples/benchmarks/outliers.py",
-        arguments={k: v for k, v in vars(args).items() if k not in hidden},
-        environment=record.environment(device),
-        bfloat16=resolve_precision("auto", device, (1, 28, 28)),
-        runs=runs,
-    )
+    record.write_runs(args, "outliers.py", runs=runs)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from skorch.callbacks import Callback
 
 from skdeepcluster import DigPro
-from skdeepcluster._device import resolve_device, resolve_precision
 from skdeepcluster.metrics import clustering_accuracy
 
 PACKS = ("mnist_train", "fashion_mnist_train", "usps")
@@ -153,15 +152,7 @@ def main():
             args.packs, args.names, args.methods, args.n, args.seeds, args.device
         )
         result = {"runs": runs}
-    hidden = ("json", "packs")  # a record names no path of a machine
-    record.write(
-        args.json,
-        script="examples/benchmarks/real_images.py",
-        arguments={k: v for k, v in vars(args).items() if k not in hidden},
-        environment=record.environment(resolve_device(args.device)),
-        bfloat16=resolve_precision("auto", resolve_device(args.device), (1, 28, 28)),
-        **result,
-    )
+    record.write_runs(args, "real_images.py", **result)
 
 
 if __name__ == "__main__":

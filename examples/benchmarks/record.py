@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from skdeepcluster._device import resolve_device, resolve_precision
+
 PACKAGES = ("skdeepcluster", "numpy", "scikit-learn", "skorch", "torch", "torchvision")
 
 
@@ -46,6 +48,30 @@ def write(path, **record):
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def write_runs(args, script, **result):
+    """Write what a script measured on packs of grey images, with its arguments.
+
+    Parameters
+    ----------
+    args : Namespace
+        With ``json`` and ``device``.
+    script : str
+        Its name.
+    **result
+        What it measured.
+    """
+    device = resolve_device(args.device)
+    hidden = ("json", "packs")  # a record names no path of a machine
+    write(
+        args.json,
+        script=f"examples/benchmarks/{script}",
+        arguments={k: v for k, v in vars(args).items() if k not in hidden},
+        environment=environment(device),
+        bfloat16=resolve_precision("auto", device, (1, 28, 28)),
+        **result,
+    )
 
 
 def merge(paths):
