@@ -262,6 +262,7 @@ class DeepClusterer(
             self._check_interrupt(net)
             net.module_.finish(net.embedder(images))
             self._finish(net, images)
+            self._check_empty()
         return self
 
     def _seed(self):
@@ -362,6 +363,8 @@ class DeepClusterer(
         self.cluster_sizes_ = np.bincount(self.labels_)
         self.cluster_centers_ = net.module_.centers.cpu().numpy()[self._kept]
         net.trim_for_prediction()  # nothing in it points back at the estimator
+
+    def _check_empty(self):
         if len(self._kept) < self.n_clusters:
             warnings.warn(
                 f"{self.n_clusters - len(self._kept)} of {self.n_clusters} clusters "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import torch
 from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,11 +43,12 @@ def simplified_silhouette(embedding: Tensor, centers: Tensor) -> float:
     Returns
     -------
     silhouette : float
-        Mean of one minus the ratio of the two squared distances.
+        Mean of one minus the ratio of the two squared distances; 0 for a sample on
+        two centres.
     """
     distance = squared_distances(embedding, centers)
     own, other = distance.topk(2, dim=1, largest=False).values.T
-    return (1 - own / other.clamp_min(TINY)).mean().item()
+    return ((other - own) / other.clamp_min(TINY)).mean().item()
 
 
 class ClusterStatistics(NamedTuple):
@@ -158,7 +161,9 @@ def kmeans_centers(
         On the CPU.
     """
     kmeans = KMeans(n_clusters, n_init=n_init, random_state=seed)
-    labels = kmeans.fit_predict(features.cpu().numpy())
+    with warnings.catch_warnings():  # of equal samples: empty clusters are said at last
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        labels = kmeans.fit_predict(features.cpu().numpy())
     centers = features.new_tensor(kmeans.cluster_centers_)
     return centers, torch.from_numpy(labels).long()
 

@@ -227,7 +227,7 @@ def make_backbone(backbone, image_shape) -> tuple[nn.Module, int]:
     return network.train(), out.shape[1]
 
 
-def make_feature_map(backbone, image_shape) -> tuple[nn.Module, int, bool]:
+def make_feature_map(backbone, image_shape) -> tuple[nn.Module, tuple[int, ...]]:
     """Build a backbone without its pooling, where it is known to have one.
 
     Parameters
@@ -240,10 +240,9 @@ def make_feature_map(backbone, image_shape) -> tuple[nn.Module, int, bool]:
     -------
     network : Module
         (b, C, H, W) -> (b, channels, h, w) for ``"conv"`` and ``"resnet18"``; every
-        other backbone is whole: (b, C, H, W) -> (b, channels).
-    channels : int
-    is_map : bool
-        Whether the network gives a map.
+        other backbone is whole: (b, C, H, W) -> (b, width).
+    shape : tuple (channels, h, w) or (width,)
+        Of what the network gives for an image.
 
     Raises
     ------
@@ -252,9 +251,9 @@ def make_feature_map(backbone, image_shape) -> tuple[nn.Module, int, bool]:
     """
     network, width = make_backbone(backbone, image_shape)
     if isinstance(backbone, nn.Module) or backbone not in ("conv", "resnet18"):
-        return network, width, False
+        return network, (width,)
     *stages, _, _ = network.named_children()  # a pooling, and what comes after it
     features = nn.Sequential(OrderedDict(stages))
     with torch.no_grad():
-        channels = features.eval()(torch.zeros(1, *image_shape)).shape[1]
-    return features.train(), channels, True
+        shape = features.eval()(torch.zeros(1, *image_shape)).shape[1:]
+    return features.train(), tuple(shape)

@@ -51,7 +51,8 @@ class TrainingBar(Callback):
             for name, value in row.items()
             if name.startswith("loss")
         }
-        self.bar_.set_postfix(epoch=f"{row['epoch']}/{net.max_epochs}", **parts)
+        # a dict keeps its order; keywords would be sorted
+        self.bar_.set_postfix({"epoch": f"{row['epoch']}/{net.max_epochs}", **parts})
 
     def on_train_end(self, net, **kwargs):
         bar = getattr(self, "bar_", None)

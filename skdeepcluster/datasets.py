@@ -258,8 +258,12 @@ def make_long_tail(
     >>> np.bincount(y).tolist()
     [178, 138, 107, 83, 64, 50, 38, 30, 23, 18]
     """
-    if not isinstance(ratio, Real) or not ratio >= 1:
-        raise ValueError(f"ratio={ratio!r} should be a number of at least 1.")
+    if not isinstance(ratio, Real) or not 1 <= ratio < np.inf:
+        raise ValueError(f"ratio={ratio!r} should be a finite number of at least 1.")
+    if n_samples is not None and (not isinstance(n_samples, Integral) or n_samples < 1):
+        raise ValueError(
+            f"n_samples={n_samples!r} should be an integer of at least 1, or None."
+        )
     rng = check_random_state(random_state)
     classes, members = _members(X, y)
     ranked = _ranked(classes, order, rng)
@@ -280,7 +284,7 @@ def make_long_tail(
     if sizes[-1] == 0:
         raise ValueError(
             f"At ratio={ratio:g} no sample is left of class {classes[ranked[-1]]!r}. "
-            f"Pass n_samples >= {int(np.ceil(shares.sum() * ratio))}, or lower ratio."
+            f"Lower ratio{'' if n_samples is None else ', or raise n_samples'}."
         )
     drawn = [
         rng.choice(members[k], size, replace=False)

@@ -47,8 +47,8 @@ class StatisticsPooling(nn.Module):
     second : {"std", "var"}
         Second moment about the mean of the set, not corrected for its size.
     eps : float
-        Added to the variance under the root: the gradient stays finite where an
-        element is like the other.
+        Added to the variance under the root: the gradient stays finite where all
+        elements are alike.
 
     References
     ----------

@@ -30,7 +30,7 @@ from ._net import ClusterModule, WarmupCosine, ema_update, feature_spread
 from .backbones import make_feature_map
 from .heads import GridStatistics
 
-HIGHEST_PRIOR = 0.13  # above exp(-2) orthogonal negatives clamp the estimate
+HIGHEST_PRIOR = 0.13  # at temperature 0.5: exp(-2) would clamp orthogonal negatives
 STATISTICS_MOMENTUM = 0.95
 VARIANCE_FLOOR = 0.05  # of the mean variance: a tiny cluster is no point
 MIN_JOINT_EPOCHS = 5  # before the labels may end the training
@@ -158,15 +158,13 @@ def sharpened_target(q: Tensor, cardinality: Tensor, power: float = 1.0) -> Tens
     return weight / weight.sum(1, keepdim=True)
 
 
-def dec_loss(target: Tensor, log_q: Tensor, weight: Tensor | None = None) -> Tensor:
+def dec_loss(target: Tensor, log_q: Tensor) -> Tensor:
     """Mean Kullback-Leibler divergence of the assignments from their target.
 
     Parameters
     ----------
     target : tensor of shape (n, K)
     log_q : tensor of shape (n, K)
-    weight : tensor of shape (n,), optional
-        Factor of each row; the mean is over all n.
 
     Returns
     -------
@@ -176,8 +174,7 @@ def dec_loss(target: Tensor, log_q: Tensor, weight: Tensor | None = None) -> Ten
     ----------
     Xie et al., 2016, equation 2.
     """
-    divergence = (torch.xlogy(target, target) - target * log_q).sum(1)
-    return (divergence if weight is None else weight * divergence).mean()
+    return (torch.xlogy(target, target) - target * log_q).sum(1).mean()
 
 
 # -- networks --------------------------------------------------------------------------
@@ -210,14 +207,15 @@ class StatisticsNetworks(nn.Module):
     ):
         super().__init__()
         self.detach_representation = detach_representation
-        self.backbone, channels, is_map = make_feature_map(backbone, image_shape)
+        self.backbone, (channels, *size) = make_feature_map(backbone, image_shape)
+        grid = min([grid, *size])  # more cells than positions would repeat them
         self.cluster_trunk = None if share_trunk else copy.deepcopy(self.backbone)
         self.splits = False  # until then the clustering network has no trunk of its own
         self.pool = nn.Identity()
-        if is_map and pooling == "statistics":
+        if size and pooling == "statistics":
             self.pool = GridStatistics(grid, cardinality)
             channels = self.pool.columns(channels)
-        elif is_map:
+        elif size:
             self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(grid), nn.Flatten())
             channels *= grid**2
         self.representation, self.clustering = (
@@ -293,8 +291,10 @@ class StatDECModule(ClusterModule):
     networks : dict
         Parameters of :class:`StatisticsNetworks`.
     n_samples, n_clusters : int
-    warmup_epochs, ramp_epochs : int
-        Epochs without clustering loss, and in which its weight rises.
+    warmup_epochs : int
+        Epochs without clustering loss.
+    ramp_steps : int
+        Steps in which its weight rises.
     **options
         As in :class:`StatDEC`.
     """
@@ -374,7 +374,8 @@ class StatDECModule(ClusterModule):
         """Debiased loss of both views' projections, and the share of clamped rows."""
         tau_plus = self.options["tau_plus"]
         if tau_plus == "auto":
-            tau_plus = min(1 / self.n_clusters, HIGHEST_PRIOR)
+            highest = HIGHEST_PRIOR * math.exp(2 - 1 / self.options["temperature"])
+            tau_plus = min(1 / self.n_clusters, highest)
         return debiased_contrastive(*z, self.options["temperature"], tau_plus)
 
     @torch.no_grad()
@@ -428,11 +429,11 @@ class StatDECModule(ClusterModule):
         """Images to logarithms of their soft assignments."""
         return self.log_q(self.encode(x))
 
-    def outlier_score(self, embedding):
+    def outlier_score(self, embedding, clusters=slice(None)):
         """Embeddings to outlier scores, (b,); a floor keeps a tiny cluster from 0."""
         floor = (VARIANCE_FLOOR * self.variance.mean()).clamp_min(TINY)
         variance = self.variance.clamp_min(floor)
-        return outlier_score(embedding, self.centers, variance)
+        return outlier_score(embedding, self.centers[clusters], variance[clusters])
 
     @torch.no_grad()
     def refresh(self, embed):
@@ -464,7 +465,7 @@ class StatDECModule(ClusterModule):
 
     @torch.no_grad()
     def finish(self, embed):
-        """Centres anew, by over-clustering if asked for; final statistics."""
+        """Centres anew, by competition of two clusterings; final statistics."""
         features = embed()
         self.centers.requires_grad_(False)  # an attribute of the estimator from now on
         if self.options["recluster"]:
@@ -569,8 +570,7 @@ class StatDEC(DeepClusterer):
     that are not random; its equations, settings and code could not be read. The
     formulas here are those of the nearest public sources: the debiased contrastive
     loss of Chuang et al. and the clustering loss of Xie et al. That loss pushes
-    towards clusters of equal size; what it does to the embedding serves classes of
-    unequal sizes, its centres do not. So by default the centres are found anew at the
+    towards clusters of equal size. So by default the centres are found anew at the
     end (``recluster``), which is this package's addition.
 
     Parameters
@@ -603,8 +603,8 @@ class StatDEC(DeepClusterer):
         Temperature of the contrastive loss, 0.03 at least.
     tau_plus : float or "auto", default=0.1
         Share of the negatives that are taken for false ones; 0 is plain NT-Xent.
-        ``"auto"``: 1 / n_clusters, but at most 0.13, above which the estimate is
-        clamped.
+        ``"auto"``: 1 / n_clusters, but at most 0.13 at temperature 0.5, above which
+        the estimate is clamped; less at lower temperatures.
     cluster_weight : float, default=1.0
         Weight of the clustering loss.
     warmup : float, default=0.75
@@ -613,12 +613,13 @@ class StatDEC(DeepClusterer):
         Share of the rest in which its weight rises.
     pooling : {"statistics", "avg"}, default="statistics"
         What both networks end in. A backbone other than ``"conv"`` and ``"resnet18"``
-        gives vectors, which are sets of one: they are not pooled.
+        gives vectors, which are sets of one: they are not pooled. Images of 16 pixels
+        or less leave ``"conv"`` a cell of one position, where nothing varies.
     cardinality : {"active", "count"} or None, default="active"
         Size of the set in statistics pooling: the soft number of positions in which a
         channel is positive, the number of positions, or none.
     grid : int, default=2
-        Rows and columns of cells that are pooled.
+        Rows and columns of cells that are pooled, as many as the map has at most.
     share_trunk : bool, default=True
         Whether both networks share the layers before the pooling. If not, the
         clustering network gets its own copy after the warm-up.
@@ -878,6 +879,7 @@ class StatDEC(DeepClusterer):
 
     def _state(self, net):
         state = super()._state(net)
+        state["_represents"] = self.representation  # out of reach of ``set_params``
         if self.representation == "contrastive":
             state["_n_features_out"] = self.hidden_dim
         return state
@@ -910,7 +912,7 @@ class StatDEC(DeepClusterer):
             If X does not hold images of the fitted shape.
         """
         images = self._read(X)
-        if self.representation == "clustering":
+        if self._represents == "clustering":
             return self._embed(images)
         return self.net_.evaluate(images, self.net_.module_.represent).cpu().numpy()
 
@@ -940,7 +942,8 @@ class StatDEC(DeepClusterer):
         """
         images = self._read(X)
         module = self.net_.module_
-        score = self.net_.evaluate(
-            images, lambda x: module.outlier_score(module.encode(x)).unsqueeze(1)
-        )
-        return -score.squeeze(1).cpu().numpy()
+
+        def outlier_score(x):
+            return module.outlier_score(module.encode(x), self._kept).unsqueeze(1)
+
+        return -self.net_.evaluate(images, outlier_score).squeeze(1).cpu().numpy()

@@ -305,10 +305,10 @@ def test_cuda(name):
 @pytest.mark.parametrize(("name", "grid"), [("conv", 2), ("resnet18", 1)])
 def test_feature_map_is_the_backbone_without_its_pooling(name, grid, shape):
     torch.manual_seed(1)
-    network, channels, is_map = make_feature_map(name, shape)
+    network, (channels, *size) = make_feature_map(name, shape)
     torch.manual_seed(1)
     whole, width = make_backbone(name, shape)
-    assert is_map and channels * grid**2 == width
+    assert channels * grid**2 == width
     assert network.training
     pairs = zip(states(network).values(), states(whole).values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)  # no statistic has moved
@@ -317,7 +317,7 @@ def test_feature_map_is_the_backbone_without_its_pooling(name, grid, shape):
         maps = network.eval()(x)
         pooled = nn.functional.adaptive_avg_pool2d(maps, grid).flatten(1)
         torch.testing.assert_close(pooled, whole.eval()(x))
-    assert maps.shape[:2] == (3, channels) and maps.ndim == 4
+    assert maps.shape == (3, channels, *size) and maps.ndim == 4
 
 
 @pytest.mark.parametrize(
@@ -325,6 +325,5 @@ def test_feature_map_is_the_backbone_without_its_pooling(name, grid, shape):
 )
 def test_other_backbones_have_no_feature_map(backbone):
     shape = (3, 32, 32) if isinstance(backbone, str) else (1, 8, 8)
-    network, width, is_map = make_feature_map(backbone, shape)
-    assert not is_map
-    assert network(torch.randn(2, *shape)).shape == (2, width)
+    network, features = make_feature_map(backbone, shape)
+    assert network(torch.randn(2, *shape)).shape == (2, *features)

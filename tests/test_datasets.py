@@ -180,7 +180,11 @@ def test_long_tail_keeps_the_kind_of_its_input(thousand):
     ("wrong", "message"),
     [
         ({"ratio": 0.5}, "ratio=0.5 should be"),
-        ({"ratio": float("nan")}, "should be a number of at least 1"),
+        ({"ratio": float("nan")}, "should be a finite number of at least 1"),
+        ({"ratio": float("inf")}, "should be a finite number of at least 1"),
+        ({"ratio": 1e6}, "is left of class 'd'. Lower ratio.$"),
+        ({"n_samples": 0}, "n_samples=0 should be an integer"),
+        ({"n_samples": 60.5}, "n_samples=60.5 should be an integer"),
         ({"ratio": 2, "n_samples": 3000}, "1000 samples of class 'a': at most 2923"),
         ({"ratio": 50, "n_samples": 12}, "no sample is left of class 'd'"),
         ({"order": "size"}, "'sorted', 'random', or hold each of the 4"),
