@@ -606,7 +606,7 @@ def spy(monkeypatch):
 
 def test_warmup_trains_both_embeddings_by_contrast(spy):
     module, calls = (
-        make_module(warmup=0.5, temperature=0.4),
+        make_module(warmup=0.5, temperature=0.4, tau_plus=0.1),
         spy("debiased_contrastive"),
     )
     parts = step(module)

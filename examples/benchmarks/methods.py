@@ -4,6 +4,15 @@ from sklearn.cluster import KMeans
 
 from skdeepcluster import SCL, DigPro, StatDEC
 
+ABLATIONS = {  # of StatDEC with the debiased loss
+    "": {},
+    ", average pooling": {"pooling": "avg"},
+    ", no clustering loss": {"cluster_weight": 0.0},
+    ", detached": {"detach_representation": True},
+    ", two trunks": {"share_trunk": False},
+    ", over-cluster start": {"init": "overcluster"},
+    ", centres of the joint phase": {"recluster": False},
+}
 CHANGED = {
     DigPro: {
         "DigPro": {},
@@ -22,13 +31,10 @@ CHANGED = {
     },
     StatDEC: {
         "StatDEC": {},
-        "StatDEC, average pooling": {"pooling": "avg"},
-        "StatDEC, not debiased": {"tau_plus": 0.0},
-        "StatDEC, no clustering loss": {"cluster_weight": 0.0},
-        "StatDEC, representation detached": {"detach_representation": True},
-        "StatDEC, two trunks": {"share_trunk": False},
-        "StatDEC, over-cluster start": {"init": "overcluster"},
-        "StatDEC, centres of the joint phase": {"recluster": False},
+        **{
+            f"StatDEC, debiased{part}": {"tau_plus": 0.1, **changed}
+            for part, changed in ABLATIONS.items()
+        },
     },
 }
 METHODS = {

@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 from skdeepcluster.metrics import clustering_accuracy
 
 FOREIGN = {"mnist_train": "fashion_mnist_train", "fashion_mnist_train": "mnist_train"}
-METHODS = ["k-means", "DigPro", "SCL", "StatDEC", "StatDEC, average pooling"]
+METHODS = ["k-means", "DigPro", "SCL", "StatDEC"]
 
 
 def normality(model, X):
