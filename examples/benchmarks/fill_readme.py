@@ -53,14 +53,13 @@ def long_tail(record):
     return rows
 
 
-def steepest(record):
-    """Leave the longest tail, and the methods with their defaults, of a record."""
-    highest = max(run["ratio"] for run in record["runs"])
-    runs = [
-        run
-        for run in record["runs"]
-        if run["ratio"] == highest and "," not in run["method"]
-    ]
+def short(record):
+    """Leave the methods with their defaults, and the longest tail, of a record."""
+    if "runs" not in record:
+        return record
+    runs = [run for run in record["runs"] if "," not in run["method"]]
+    highest = max(run.get("ratio", 1) for run in runs)
+    runs = [run for run in runs if run.get("ratio", 1) == highest]
     return {**record, "runs": runs}
 
 
@@ -223,9 +222,7 @@ def numbers(folder):
     for kind in ("real_images", "long_tail", "engine", "memory"):
         path = folder / f"{kind}.json"
         if path.exists():
-            record = json.loads(path.read_text())
-            if kind == "long_tail":
-                record = steepest(record)
+            record = short(json.loads(path.read_text()))
             parts += [as_markdown(TABLES[kind](record)), where(record)]
     return "\n\n".join(parts) or "Not measured yet."
 

@@ -81,7 +81,7 @@ def merge(paths):
     keys = ("arguments", "environment", "bfloat16")
     return {
         "script": script,
-        "parts": [{key: one[key] for key in keys} for one in records],
+        "parts": [{k: one[k] for k in keys if k in one} for one in records],
         "runs": [run for one in records for run in one["runs"]],
     }
 
