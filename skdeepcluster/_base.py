@@ -465,7 +465,7 @@ class DeepClusterer(
         return torch.from_numpy(logits).softmax(1).numpy()
 
     def score(self, X, y=None):
-        """Simplified silhouette of the embedding: higher is better, in [-1, 1].
+        """Simplified silhouette of the embedding: higher is better, in [0, 1].
 
         With a and b the squared distances of a sample to its nearest and its next
         centre, the mean of ``(b - a) / b``. On unit embeddings, squared distances
@@ -480,7 +480,7 @@ class DeepClusterer(
         Returns
         -------
         score : float
-            -1 for a single cluster.
+            -1 for a single cluster, which has none.
 
         Raises
         ------

@@ -16,7 +16,7 @@ from ._net import ClusterModule, WarmupCosine, feature_spread
 from .backbones import make_backbone
 from .heads import projection_head
 
-AUTO_NEGATIVES = 1024  # slots a step contrasts against: more cost time, gain nothing
+AUTO_NEGATIVES = 1024  # slots a step contrasts against: bounds its time
 HEAD_STEPS, HEAD_LR, HEAD_ROWS = 100, 1e-2, 2**14  # of the first fit of the head
 REVIVED = 0.01  # share of the samples that an empty cluster is given
 POOL = 0.1  # share of the least certain samples, from which it takes them

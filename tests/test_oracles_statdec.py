@@ -1219,7 +1219,9 @@ def test_a_step_does_not_wait_for_the_device(warmup, tau_plus):
     module.after_step()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        sum(module.losses(batches[1]).values()).backward()
+        loss = sum(module.losses(batches[1]).values())  # a wait raises here
+        loss.backward()
         module.after_step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert loss.isfinite()
