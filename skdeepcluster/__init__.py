@@ -2,7 +2,8 @@
 
 from ._version import __version__
 from .digpro import DigPro
+from .mfcvae import MFCVAE
 from .scl import SCL
 from .statdec import StatDEC
 
-__all__ = ["DigPro", "SCL", "StatDEC", "__version__"]
+__all__ = ["DigPro", "MFCVAE", "SCL", "StatDEC", "__version__"]

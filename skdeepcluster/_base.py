@@ -115,7 +115,8 @@ class DeepClusterer(
     """Base class of the methods: everything but networks and objective.
 
     A method implements ``_module``, and where the defaults do not fit
-    ``_auto_epochs``, ``_schedule``, ``_optimizer_params`` and ``score``.
+    ``_resolve_backbone``, ``_auto_epochs``, ``_schedule``, ``_optimizer_params``,
+    ``_collapse_warning``, ``_n_clusters`` and ``score``.
     """
 
     _parameter_constraints: dict = {
@@ -142,6 +143,19 @@ class DeepClusterer(
     def _module(self, plan):
         """Return a subclass of ClusterModule and a dict of its parameters."""
         raise NotImplementedError
+
+    @property
+    def _n_clusters(self):
+        """Clusters of ``labels_`` that were asked for."""
+        return self.n_clusters
+
+    def _resolve_backbone(self, device):
+        """Return the backbone, checked, without an ``"auto"``."""
+        return resolve_backbone(self.backbone, self.image_shape_, device)
+
+    def _collapse_warning(self):
+        """Return the callback that looks out for a collapse."""
+        return CollapseWarning()
 
     def _auto_epochs(self, n_samples, steps_per_epoch):
         """Epochs that ``max_epochs="auto"`` stands for."""
@@ -226,7 +240,7 @@ class DeepClusterer(
         device = resolve_device(self.device)
         images = as_images(self, X, reset=True)
         n_samples = len(images)
-        if n_samples < self.n_clusters:
+        if n_samples < np.max(self.n_clusters):
             raise ValueError(
                 f"n_samples={n_samples} should be >= n_clusters={self.n_clusters}. "
                 "Pass more samples or lower n_clusters."
@@ -239,7 +253,7 @@ class DeepClusterer(
         plan = Plan(
             image_shape=self.image_shape_,
             n_samples=n_samples,
-            backbone=resolve_backbone(self.backbone, self.image_shape_, device),
+            backbone=self._resolve_backbone(device),
             scaling=Scaling(images),
             augmentation=make_augmentation(self.augment, self.image_shape_),
             max_epochs=epochs,
@@ -289,7 +303,7 @@ class DeepClusterer(
     def _make_net(self, plan, device, batch_size, bridge):
         self._check_net_params()
         module, module_params = self._module(plan)
-        callbacks = [("collapse", CollapseWarning())]
+        callbacks = [("collapse", self._collapse_warning())]
         schedule = self._schedule(plan)
         if schedule is not None:
             scheduler = LRScheduler(
@@ -344,7 +358,7 @@ class DeepClusterer(
             "net_": net,
             "device_": str(net.device),
             "_n_features_out": net.module_.centers.shape[1],
-            "_kept": np.arange(self.n_clusters),
+            "_kept": np.arange(self._n_clusters),
         }
 
     def _finish(self, net, images):
@@ -365,9 +379,10 @@ class DeepClusterer(
         net.trim_for_prediction()  # nothing in it points back at the estimator
 
     def _check_empty(self):
-        if len(self._kept) < self.n_clusters:
+        n_clusters = self._n_clusters
+        if len(self._kept) < n_clusters:
             warnings.warn(
-                f"{self.n_clusters - len(self._kept)} of {self.n_clusters} clusters "
+                f"{n_clusters - len(self._kept)} of {n_clusters} clusters "
                 f"are empty: labels run from 0 to {len(self._kept) - 1}. Lower "
                 "n_clusters, train longer (max_epochs), or pass more samples.",
                 ConvergenceWarning,

@@ -164,7 +164,7 @@ def as_images(estimator, X, *, reset):
     if isinstance(X, torch.Tensor):
         X = X.detach().cpu()
         X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()
-    last = False
+    last, row_shape = False, None
     if getattr(X, "ndim", 2) > 2:
         if 0 in X.shape:
             raise ValueError(
@@ -172,6 +172,7 @@ def as_images(estimator, X, *, reset):
                 "image of at least one pixel."
             )
         shape, last = layout_of(X.shape, shape)
+        row_shape = X.shape[1:]
         X = X.reshape(len(X), -1)
     elif not reset:
         last = estimator._channels_last
@@ -191,6 +192,7 @@ def as_images(estimator, X, *, reset):
                 "(channels, height, width) of the images in these rows."
             )
         estimator.image_shape_, estimator._channels_last = shape, last
+        estimator._row_shape, estimator._row_dtype = row_shape or X.shape[1:], X.dtype
     return Images(X, shape, last)
 
 
@@ -212,4 +214,28 @@ def _files(estimator, paths, shape, reset):
         vars(estimator).pop("feature_names_in_", None)
         estimator.n_features_in_ = int(np.prod(shape))
         estimator.image_shape_, estimator._channels_last = shape, False
+        estimator._row_shape, estimator._row_dtype = shape, np.dtype(np.uint8)
     return images
+
+
+def as_input(estimator, images):
+    """Return images in the layout and the kind of dtype of the training data.
+
+    Parameters
+    ----------
+    estimator : DeepClusterer
+        Fitted.
+    images : tensor of shape (n, C, H, W)
+        In the range of the training data.
+
+    Returns
+    -------
+    X : ndarray of shape (n, ...)
+        uint8 where the training data were, else float32; (n, C, H, W) for files.
+    """
+    if estimator._channels_last:
+        images = images.permute(0, 2, 3, 1)
+    X = images.float().cpu().numpy().reshape(len(images), *estimator._row_shape)
+    if estimator._row_dtype == np.uint8:
+        X = X.round().clip(0, 255).astype(np.uint8)
+    return X

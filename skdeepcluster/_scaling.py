@@ -62,6 +62,14 @@ class Scaling(nn.Module):
         """Images in [0, 1] to zero mean and unit variance per channel."""
         return (unit - self.mean) / self.std
 
+    def unstandardize(self, x: Tensor) -> Tensor:
+        """Undo :meth:`standardize`."""
+        return x * self.std + self.mean
+
+    def raw(self, unit: Tensor) -> Tensor:
+        """Undo :meth:`unit`, in float32: to the range of the training data."""
+        return unit * self.span + self.low
+
     def forward(self, raw: Tensor) -> Tensor:
         """Both steps: what the networks see of an image that is not augmented."""
         return self.standardize(self.unit(raw))

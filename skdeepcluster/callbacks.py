@@ -95,6 +95,41 @@ class CollapseWarning(Callback):
         )
 
 
+class FacetCollapseWarning(Callback):
+    """Warn once for each facet of which nearly all images share one cluster.
+
+    Reads ``effective_clusters`` of the history: for each facet the exponential of the
+    entropy of its cluster sizes, or 0 while it has no mixture yet.
+
+    Parameters
+    ----------
+    threshold : float
+        Warn where less than this share of the clusters beyond the first is in use.
+    """
+
+    def __init__(self, threshold=0.1):
+        self.threshold = threshold
+
+    def on_train_begin(self, net, **kwargs):
+        self.warned_ = set()
+
+    def on_epoch_end(self, net, **kwargs):
+        row, sizes = net.history[-1], net.module_.n_clusters
+        for facet, used in enumerate(row["effective_clusters"]):
+            least = 1 + self.threshold * (sizes[facet] - 1)
+            if facet in self.warned_ or not 0 < used < least:
+                continue
+            self.warned_.add(facet)
+            warnings.warn(
+                f"Facet {facet} is collapsing: in epoch {row['epoch']} nearly all "
+                f"images share one of its {sizes[facet]} clusters ({used:.2f} in "
+                "effect). Start from prior_init='warmup_gmm' with n_refits > 0 and a "
+                "longer warmup, keep learn_weights=False, or lower sigma_x.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+
+
 class StopWhenConverged(Callback):
     """End training when the module says that it converged."""
 

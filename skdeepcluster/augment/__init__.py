@@ -111,7 +111,7 @@ def make_augmentation(
 
     Parameters
     ----------
-    augment : "auto", a name in RECIPES or callable
+    augment : "auto", "none", a name in RECIPES or callable
         A callable maps a batch (b, C, H, W) to one of the same shape, and is
         returned as it is: images in [0, 1], or vectors (b, 1, 1, d).
     image_shape : (int, int, int)
@@ -130,9 +130,10 @@ def make_augmentation(
             return augment
         raise TypeError(
             f"augment={augment!r} is neither a string nor callable; pass 'auto', one "
-            f"of {sorted(RECIPES)} or a callable from batch to batch "
-            "(torch.nn.Identity() for no augmentation)."
+            f"of {sorted(RECIPES)}, 'none' or a callable from batch to batch."
         )
+    if augment == "none":
+        return nn.Identity()
     if image_shape[0] == image_shape[1] == 1:
         kind, known, auto = "vectors", ["vector"], "vector"
         hint = "; flattened images need image_shape=(C, H, W)"
@@ -143,6 +144,7 @@ def make_augmentation(
     if name not in known:
         raise ValueError(
             f"augment={name!r} is no recipe for {kind} of shape {tuple(image_shape)}; "
-            f"pass 'auto', one of {known} or a callable from batch to batch{hint}."
+            f"pass 'auto', one of {known}, 'none' or a callable from batch to batch"
+            f"{hint}."
         )
     return RECIPES[name]()

@@ -13,6 +13,7 @@ from ._clustering import (
     expected_calibration_error,
     per_class_recall,
 )
+from ._facets import facet_label_scores, purity_score
 from ._scorers import (
     balance_scorer,
     balanced_clustering_accuracy_scorer,
@@ -35,7 +36,9 @@ __all__ = [
     "clustering_accuracy_scorer",
     "davies_bouldin_scorer",
     "expected_calibration_error",
+    "facet_label_scores",
     "per_class_recall",
+    "purity_score",
     "silhouette_scorer",
     "whole_data_split",
 ]
