@@ -7,20 +7,18 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
-from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._base import DeepClusterer, epochs_for
-from ._device import seeded
-from ._ladders import LADDERS
-from ._layouts import as_input, is_vector
-from ._mixture import LOG_2PI, MixturePrior
+from ._facets import FacetDrawing, FacetView
+from ._layouts import is_vector
 from ._net import INFERENCE_BATCH, ClusterModule
 from .callbacks import FacetCollapseWarning
+from .ladders import LADDERS
+from .mixture import LOG_2PI, MixturePrior
 
 EPOCHS, MIN_STEPS, MAX_STEPS = 40, 1600, 6000  # of max_epochs="auto"
 SCORE_DRAWS = 8  # fixed noise vectors of score_samples: four and their opposites
@@ -254,12 +252,7 @@ class MFCVAEModule(ClusterModule):
     def draw(self, z):
         """Mean images, at unit scale, of latents (b, D)."""
         out = self.decode(z)
-        return out.sigmoid() if self.has_sigmoid else out
-
-    @property
-    def has_sigmoid(self):
-        """Whether the output of the decoder goes through a sigmoid."""
-        return self.options["output"] == "sigmoid"
+        return out.sigmoid() if self.options["output"] == "sigmoid" else out
 
     def log_likelihood(self, x, z):
         """Log-likelihood of images (b, C, H, W) at unit scale given z: (b,)."""
@@ -318,23 +311,21 @@ class MFCVAEModule(ClusterModule):
         )
 
     def due(self):
-        """Facets whose prior is to be fitted after this epoch, and whether to refit."""
-        o, first = self.options, 0
-        facets, refit = [], False
+        """Facets whose prior starts now, and whether the others are fitted anew."""
+        o, everyone = self.options, list(range(self.n_facets))
+        start, refit, first = [], False, 0
         for stage, length in enumerate(self.stage_epochs):
-            fit = first + round(o["warmup"] * length)
-            left = first + length - fit
-            refits = {
-                fit + round(left * i / (o["n_refits"] + 1))
-                for i in range(1, o["n_refits"] + 1)
-            }
-            refit |= self.epoch in refits - {fit}
-            if self.epoch == fit:
+            warm = first + round(o["warmup"] * length)
+            left, times = first + length - warm, o["n_refits"]
+            steps = {round(left * i / (times + 1)) for i in range(1, times + 1)}
+            refit = refit or self.epoch - warm in steps - {0}
+            if self.epoch == warm:
                 single = len(self.stage_epochs) == 1
-                active = self.n_facets - 1 - stage
-                facets = list(range(self.n_facets)) if single else [active]
+                start = everyone if single else [self.n_facets - 1 - stage]
             first += length
-        return facets, refit
+        if o["prior_init"] != "warmup_gmm":
+            start = everyone if self.epoch == 0 else []
+        return start, refit
 
     # -- all images --------------------------------------------------------------------
 
@@ -373,10 +364,6 @@ class MFCVAEModule(ClusterModule):
         posteriors = embed(self.posterior)
         facets = list(self.facets(*posteriors.chunk(2, dim=1)))
         start, refit = self.due()
-        if self.epoch == 0 and self.options["prior_init"] != "warmup_gmm":
-            start = range(self.n_facets)
-        elif self.options["prior_init"] != "warmup_gmm":
-            start = []
         for j, (prior, facet) in enumerate(zip(self.priors, facets, strict=True)):
             if j in start:
                 self.start(prior, *facet)
@@ -387,19 +374,19 @@ class MFCVAEModule(ClusterModule):
 
     def start(self, prior, mean, log_var):
         """Give a prior its first components."""
-        o = self.options
-        if o["prior_init"] == "random":
-            means = torch.randn_like(prior.means)
-        else:
-            warm = o["prior_init"] == "warmup_gmm"
-            prior.fit(mean, log_var, **({} if warm else {"em_steps": 0}))
-            means = prior.means.clone()
-        if o["prior_init"] != "warmup_gmm":
+        if self.options["prior_init"] == "warmup_gmm":
+            prior.fit(mean, log_var)
+            return
+        if self.options["prior_init"] == "gmm":
             # as the authors do: of the fitted mixture only the means are kept
-            variance = torch.full_like(means, o["init_variance"])
-            if prior.covariance_type == "full":
-                variance = torch.diag_embed(variance)
-            prior.set(torch.ones(len(means)) / len(means), means, variance)
+            prior.fit(mean, log_var, em_steps=0)
+            means = prior.means.clone()
+        else:
+            means = torch.randn_like(prior.means)
+        variance = torch.full_like(means, self.options["init_variance"])
+        if prior.covariance_type == "full":
+            variance = torch.diag_embed(variance)
+        prior.set(torch.ones(len(means)) / len(means), means, variance)
 
     def report(self, facets):
         """What the history shall hold, of posteriors of all images."""
@@ -473,7 +460,7 @@ def effective_number(sizes: Tensor) -> float:
     return torch.special.entr(shares).sum().exp().item()
 
 
-class MFCVAE(DeepClusterer):
+class MFCVAE(FacetDrawing, DeepClusterer):
     """Multi-facet clustering variational autoencoder: several clusterings at once.
 
     A variational autoencoder whose latent is split into facets, each with a mixture of
@@ -857,6 +844,11 @@ class MFCVAE(DeepClusterer):
         output = self.output
         if output == "auto":
             output = "identity" if vectors else "sigmoid"
+        if self.likelihood == "bernoulli" and output == "identity":
+            raise ValueError(
+                "likelihood='bernoulli' needs probabilities; use output='sigmoid', or "
+                "'auto'."
+            )
         ladder = {"shared": self.architecture == "shared"}
         if plan.backbone == "conv":
             ladder["normalize_output"] = self.normalize_output
@@ -1186,384 +1178,3 @@ class MFCVAE(DeepClusterer):
             If X does not hold images of the fitted shape.
         """
         return float(self.score_samples(X).astype(np.float64).mean())
-
-    # -- drawing -----------------------------------------------------------------------
-
-    @torch.no_grad()
-    def _draw(self, z):
-        """Images in the layout of the training data, of latents (n, D)."""
-        module, device = self.net_.module_.eval(), self.net_.device
-        module.bfloat16 = False
-        z = torch.as_tensor(np.asarray(z, dtype=np.float32))
-        parts = [module.draw(part.to(device)) for part in z.split(INFERENCE_BATCH)]
-        return as_input(self, module.scaling.raw(torch.cat(parts)))
-
-    def inverse_transform(self, Z):
-        """Draw images from latents.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n, d)
-            In the columns of :meth:`transform`.
-
-        Returns
-        -------
-        X : ndarray of shape (n, ...)
-            Mean images, in layout and range of the training data; uint8 if those were.
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        ValueError
-            If Z has another number of columns.
-        """
-        check_is_fitted(self)
-        Z = check_array(Z, dtype=np.float32, input_name="Z")
-        if Z.shape[1] != self._n_features_out:
-            raise ValueError(
-                f"Z has {Z.shape[1]} columns, but transform gives "
-                f"{self._n_features_out}: the facets side by side, see facet_slices_."
-            )
-        return self._draw(Z)
-
-    def reconstruct(self, X):
-        """Draw images from what the facets hold of them.
-
-        Parameters
-        ----------
-        X : array-like or list of paths
-            As for :meth:`transform`.
-
-        Returns
-        -------
-        X_new : ndarray of shape (n, ...)
-            As :meth:`inverse_transform` returns it.
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        ValueError
-            If X does not hold images of the fitted shape.
-        """
-        return self._draw(self._embed(self._read(X)))
-
-    def sample(
-        self,
-        n_samples=1,
-        facet=None,
-        cluster=None,
-        like=None,
-        temperature=1.0,
-        random_state=None,
-    ):
-        """Draw new images.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-        facet : int, default=None
-            The facet that ``cluster`` is one of, and that is drawn where ``like`` holds
-            the others; None: ``primary_facet``.
-        cluster : int, default=None
-            Draw that facet from this cluster; None: from all, by their weights.
-        like : array-like of 1 or n_samples images, default=None
-            Take the other facets from these images, in place of drawing them.
-        temperature : float, default=1.0
-            Multiplies the standard deviation of every cluster; 0 draws their means.
-        random_state : int, RandomState or None, default=None
-            None draws other images in each call.
-
-        Returns
-        -------
-        X : ndarray of shape (n_samples, ...)
-            As :meth:`inverse_transform` returns it.
-        y : ndarray of shape (n_samples, n_facets), int64
-            Their clusters.
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        ValueError
-            If there is no such facet or cluster, or a number is out of range.
-        """
-        check_is_fitted(self)
-        facet = self._check_facet(facet)
-        if not isinstance(n_samples, Integral) or n_samples < 1:
-            raise ValueError(f"n_samples={n_samples!r} should be an integer >= 1.")
-        if not isinstance(temperature, Real) or not 0 <= temperature < math.inf:
-            raise ValueError(
-                f"temperature={temperature!r} should be a finite number >= 0."
-            )
-        if cluster is not None:
-            self._check_cluster(facet, cluster)
-        rng = check_random_state(random_state)
-        labels = np.empty((n_samples, self.n_facets), dtype=np.int64)
-        Z = np.empty((n_samples, self._n_features_out), dtype=np.float32)
-        if like is not None:
-            images = self._read(like)
-            Z[:] = self._paired(self._embed(images), n_samples, "like")
-            given = np.stack([a.argmax(1) for a in self._facet_logits(images)], axis=1)
-            labels[:] = given
-        for j in range(self.n_facets):
-            if like is not None and j != facet:
-                continue
-            if j == facet and cluster is not None:
-                labels[:, j] = cluster
-            else:
-                k = len(self.weights_[j])
-                weights = self.weights_[j].astype(np.float64)
-                labels[:, j] = rng.choice(k, n_samples, p=weights / weights.sum())
-            with torch.no_grad(), seeded(rng.randint(2**31 - 1), self.net_.device):
-                components = torch.as_tensor(self._kept_facets[j][labels[:, j]])
-                prior = self.net_.module_.priors[j]
-                z = prior.sample(components.to(self.net_.device), temperature)
-            Z[:, self.facet_slices_[j]] = z.cpu().numpy()
-        return self._draw(Z), labels
-
-    def swap_facets(self, X_a, X_b, facets):
-        """Draw each image of ``X_a`` with some facets of its partner in ``X_b``.
-
-        Parameters
-        ----------
-        X_a, X_b : array-like or lists of paths, of n images; X_b may be of 1
-        facets : int or list of int
-            What to take from ``X_b``.
-
-        Returns
-        -------
-        X_new : ndarray of shape (n, ...)
-            As :meth:`inverse_transform` returns it.
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        ValueError
-            If images do not pair up, or there is no such facet.
-        """
-        Z, other = self._embed(self._read(X_a)), self._embed(self._read(X_b))
-        other = self._paired(other, len(Z), "X_b")
-        for facet in np.atleast_1d(facets).tolist():
-            columns = self.facet_slices_[self._check_facet(facet)]
-            Z[:, columns] = other[:, columns]
-        return self._draw(Z)
-
-    def traverse(self, X, facet=None, *, clusters=None, axis=None, n_steps=7):
-        """Draw images while one of their facets moves.
-
-        Parameters
-        ----------
-        X : array-like or list of paths
-            n images, whose other facets stay.
-        facet : int, default=None
-            The one that moves; None: ``primary_facet``.
-        clusters : sequence of int, default=None
-            Move in straight lines through the means of these clusters, of which there
-            are two at least. None, and no ``axis``: visit the mean of every cluster.
-        axis : int, default=None
-            Move along this latent of the facet, two standard deviations of the
-            training data to both sides of their mean.
-        n_steps : int, default=7
-            Images of a row; not read when every cluster is visited.
-
-        Returns
-        -------
-        rows : ndarray of shape (n, n_steps, ...)
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        ValueError
-            If there is no such facet, cluster or axis, or both are given.
-        """
-        images, facet = self._read(X), self._check_facet(facet)
-        Z, columns = self._embed(images), self.facet_slices_[facet]
-        if clusters is not None and axis is not None:
-            raise ValueError("Pass clusters or axis, not both.")
-        if not isinstance(n_steps, Integral) or n_steps < 2:
-            raise ValueError(f"n_steps={n_steps!r} should be an integer >= 2.")
-        if axis is not None:
-            path = self._along_axis(Z[:, columns], facet, axis, n_steps)
-        elif clusters is None:
-            path = self.means_[facet][None]
-        else:
-            path = self._along_means(facet, clusters, n_steps)[None]
-        rows = np.repeat(Z[:, None], path.shape[1], axis=1)
-        rows[:, :, columns] = path
-        drawn = self._draw(rows.reshape(-1, Z.shape[1]))
-        return drawn.reshape(*rows.shape[:2], *drawn.shape[1:])
-
-    def _along_axis(self, z, facet, axis, n_steps):
-        """Paths (n, n_steps, d) of one latent over the prior's range."""
-        dim = z.shape[1]
-        if not isinstance(axis, Integral) or not -dim <= axis < dim:
-            raise ValueError(
-                f"axis={axis!r} should be an integer from {-dim} to {dim - 1}: facet "
-                f"{facet} has {dim} latents."
-            )
-        weights, means = self.weights_[facet], self.means_[facet][:, axis]
-        covariances = self.covariances_[facet]
-        if covariances.ndim == 3:
-            covariances = np.diagonal(covariances, axis1=1, axis2=2)
-        center = weights @ means
-        spread = np.sqrt(weights @ (covariances[:, axis] + (means - center) ** 2))
-        path = np.repeat(z[:, None], n_steps, axis=1)
-        path[:, :, axis] = center + spread * np.linspace(-2, 2, n_steps)
-        return path
-
-    def _along_means(self, facet, clusters, n_steps):
-        """Path (n_steps, d) through the means of clusters."""
-        for cluster in clusters:
-            self._check_cluster(facet, cluster)
-        if len(clusters) < 2:
-            raise ValueError(f"clusters={clusters!r} should hold two at least.")
-        stops = self.means_[facet][list(clusters)]
-        at = np.linspace(0, len(stops) - 1, n_steps)
-        lower = np.minimum(at.astype(int), len(stops) - 2)
-        share = (at - lower)[:, None]
-        return (1 - share) * stops[lower] + share * stops[lower + 1]
-
-    def _check_cluster(self, facet, cluster):
-        k = self.n_active_clusters_[facet]
-        if not isinstance(cluster, Integral) or not 0 <= cluster < k:
-            raise ValueError(
-                f"cluster={cluster!r} should be an integer from 0 to {k - 1}: facet "
-                f"{facet} has {k} clusters."
-            )
-
-    def _paired(self, Z, n, name):
-        """Rows of Z for n images; one row serves for all."""
-        if len(Z) not in (1, n):
-            raise ValueError(f"{name} holds {len(Z)} images; 1 or {n} were expected.")
-        return np.broadcast_to(Z, (n, Z.shape[1]))
-
-
-class FacetView(ClusterMixin, TransformerMixin, BaseEstimator):
-    """One facet of a fitted :class:`~skdeepcluster.MFCVAE`, as a frozen estimator.
-
-    Made by :meth:`MFCVAE.facet <skdeepcluster.MFCVAE.facet>`. ``fit`` does nothing and
-    ``clone`` returns the view itself, so that it can stand in a Pipeline that is
-    fitted, or searched over, behind it.
-
-    Parameters
-    ----------
-    estimator : MFCVAE
-        Fitted.
-    number : int
-        Of the facet, from 0.
-
-    Attributes
-    ----------
-    labels_ : ndarray of shape (n,), int64
-        Of the training data.
-    cluster_centers_ : ndarray of shape (n_clusters, d)
-        Means of the facet's mixture.
-    """
-
-    def __init__(self, estimator, number):
-        self.estimator = estimator
-        self.number = number
-
-    def __sklearn_is_fitted__(self):
-        return True
-
-    def __sklearn_clone__(self):
-        return self
-
-    @property
-    def labels_(self):
-        return self.estimator.facet_labels_[:, self.number]
-
-    @property
-    def cluster_centers_(self):
-        return self.estimator.means_[self.number]
-
-    @property
-    def n_features_in_(self):
-        """Values of an image."""
-        return self.estimator.n_features_in_
-
-    def fit(self, X, y=None):
-        """Do nothing: the facet is fitted.
-
-        Parameters
-        ----------
-        X, y : ignored
-
-        Returns
-        -------
-        self : FacetView
-        """
-        return self
-
-    def fit_predict(self, X, y=None, **kwargs):
-        """As :meth:`predict`.
-
-        Parameters
-        ----------
-        X : array-like or list of paths
-        y, **kwargs : ignored
-
-        Returns
-        -------
-        labels : ndarray of shape (n,), int64
-        """
-        return self.predict(X)
-
-    def predict(self, X):
-        """Assign images to the clusters of this facet.
-
-        Parameters
-        ----------
-        X : array-like or list of paths
-
-        Returns
-        -------
-        labels : ndarray of shape (n,), int64
-        """
-        return self.estimator.predict(X, facet=self.number)
-
-    def predict_proba(self, X):
-        """Give the probability of each cluster of this facet.
-
-        Parameters
-        ----------
-        X : array-like or list of paths
-
-        Returns
-        -------
-        proba : ndarray of shape (n, n_clusters), float32
-        """
-        return self.estimator.predict_proba(X, facet=self.number)
-
-    def transform(self, X):
-        """Embed images in this facet.
-
-        Parameters
-        ----------
-        X : array-like or list of paths
-
-        Returns
-        -------
-        embedding : ndarray of shape (n, d), float32
-        """
-        embedding = self.estimator._embed(self.estimator._read(X))
-        return embedding[:, self.estimator.facet_slices_[self.number]]
-
-    def get_feature_names_out(self, input_features=None):
-        """Name the columns of :meth:`transform`.
-
-        Parameters
-        ----------
-        input_features : ignored
-
-        Returns
-        -------
-        names : ndarray of str objects
-        """
-        names = self.estimator.get_feature_names_out()
-        return names[self.estimator.facet_slices_[self.number]]

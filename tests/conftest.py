@@ -19,6 +19,16 @@ SMALL = {
     "hidden_dim": 16,
     "random_state": 0,
 }
+SMALL_FACETS = {
+    "n_clusters": 3,
+    "n_facets": 2,
+    "latent_dims": (3, 2),
+    "hidden_dims": 32,
+    "max_epochs": 30,
+    "batch_size": 32,
+    "lr": 1e-2,
+    "random_state": 0,
+}
 PACKS = Path(__file__).parents[2] / "shared" / "data"
 
 

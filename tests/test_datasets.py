@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
+from sklearn.metrics import mutual_info_score
 
 from skdeepcluster.datasets import (
     load_digits_images,
     load_image_folder,
+    make_facet_images,
     make_long_tail,
     make_retention,
 )
@@ -116,6 +118,119 @@ def test_folder_errors(folder):
     (folder / "void").mkdir()
     with pytest.raises(ValueError, match="found 0 files, expected"):
         load_image_folder(folder / "void")
+
+
+# -- images with several factors -------------------------------------------------------
+
+
+def test_facet_images_of_two_factors():
+    images, target = make_facet_images(60, random_state=0)
+    assert images.shape == (60, 28, 28, 3)
+    assert images.dtype == np.uint8
+    assert target.shape == (60, 2)
+    assert target.dtype == np.int64
+    data = make_facet_images(60, return_X_y=False, random_state=0)
+    np.testing.assert_array_equal(data.images, images)
+    np.testing.assert_array_equal(data.target, target)
+    assert data.target_names == ["shape", "background"]
+
+
+def test_facet_images_of_three_factors():
+    data = make_facet_images(
+        300, size=16, n_shapes=5, n_colours=3, return_X_y=False, random_state=0
+    )
+    assert data.images.shape == (300, 16, 16, 3)
+    assert data.target_names == ["shape", "colour", "background"]
+    assert [set(column) for column in data.target.T.tolist()] == [
+        set(range(n)) for n in (5, 3, 6)
+    ]
+
+
+def test_facet_images_are_what_their_labels_say():
+    images, target = make_facet_images(
+        400, n_colours=4, n_backgrounds=5, jitter=0, noise=0, random_state=0
+    )
+    corner, middle = images[:, 0, 0], images[:, 14, 14]
+    for pixels, labels, n in ((corner, target[:, 2], 5), (middle, target[:, 1], 4)):
+        colours = [np.unique(pixels[labels == k], axis=0) for k in range(n)]
+        # one colour for each label, and another for each
+        assert [len(c) for c in colours] == [1] * n
+        assert len(np.unique(np.concatenate(colours), axis=0)) == n
+    assert middle.max() < corner.max(axis=1).min()
+    # one size, one place: what is drawn is the same for the same shape only
+    images, target = make_facet_images(
+        100, n_shapes=5, n_backgrounds=1, jitter=0, noise=0, scale=(1, 1)
+    )
+    kinds = [np.unique(images[target[:, 0] == k], axis=0) for k in range(5)]
+    assert [len(k) for k in kinds] == [1] * 5
+    assert len(np.unique(np.concatenate(kinds), axis=0)) == 5
+    # the ring has a hole
+    assert (kinds[4][0, 14, 14] == kinds[4][0, 0, 0]).all()
+
+
+def test_facet_shapes_are_of_one_area():
+    images, target = make_facet_images(
+        1000, n_shapes=5, n_backgrounds=1, noise=0, scale=(1, 1), random_state=0
+    )
+    back = images[0, 0, 0].astype(float)
+    area = ((images - back) / (0.95 * 255 - back)).mean((1, 2))[:, 1]
+    of_shape = [area[target[:, 0] == k].mean() for k in range(5)]
+    np.testing.assert_allclose(of_shape, np.pi * 0.55**2 / 4, rtol=0.01)
+
+
+def test_facet_factors_are_uniform_and_independent():
+    _, target = make_facet_images(20_000, size=8, n_colours=3, random_state=0)
+    for labels, n in zip(target.T, (4, 3, 6), strict=True):
+        np.testing.assert_allclose(np.bincount(labels) / 20_000, 1 / n, atol=0.015)
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert mutual_info_score(target[:, a], target[:, b]) < 0.002
+
+
+def test_facet_images_move_grow_and_are_noisy():
+    still = {"jitter": 0, "noise": 0, "scale": (1, 1)}
+
+    def kinds(**change):
+        settings = {"n_shapes": 1, "n_backgrounds": 1, **still, **change}
+        return np.unique(make_facet_images(50, **settings, random_state=0)[0], axis=0)
+
+    assert len(kinds()) == 1
+    for change in ({"jitter": 1}, {"scale": (0.8, 1)}, {"noise": 0.05}):
+        assert len(kinds(**change)) > 40
+    square = (kinds(jitter=2, size=32) - kinds(size=32)[0, 0, 0]).any(axis=3)
+    middles = [np.argwhere(mask).mean(axis=0) - 15.5 for mask in square]
+    assert 1 < np.abs(middles).max() <= 2.5
+    spread = kinds(noise=0.05)[:, 0, 0].std(axis=0) / 255
+    np.testing.assert_allclose(spread, 0.05, rtol=0.4)
+
+
+def test_facet_images_follow_their_seed():
+    first, again, other = (make_facet_images(20, random_state=s) for s in (0, 0, 1))
+    np.testing.assert_array_equal(first[0], again[0])
+    np.testing.assert_array_equal(first[1], again[1])
+    assert (first[0] != other[0]).any()
+    assert (first[1] != other[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_samples": 0}, "n_samples=0 should be an integer of at least 1"),
+        ({"size": 7}, "size=7 should be an integer of at least 8"),
+        ({"n_shapes": 2.0}, r"n_shapes=2\.0 should be an integer"),
+        ({"n_shapes": 6}, "more than the 5 shapes that there are: square, disc"),
+        ({"n_colours": 0}, "n_colours=0 should be an integer of at least 1, or None"),
+        ({"n_backgrounds": -1}, "n_backgrounds=-1 should be"),
+        ({"jitter": -1}, "jitter=-1 should be a finite number, 0 or more"),
+        ({"noise": np.nan}, "noise=nan should be a finite number"),
+        ({"scale": (1.1, 0.8)}, r"scale=\(1\.1, 0\.8\) should be a pair"),
+        ({"scale": (0, 1)}, "scale=.* should be a pair of finite numbers above 0"),
+        ({"scale": 1.0}, r"scale=1\.0 should be a pair"),
+        ({"scale": "ab"}, "scale='ab' should be a pair"),
+    ],
+)
+def test_facet_images_errors(change, message):
+    with pytest.raises(ValueError, match=message):
+        make_facet_images(**change)
 
 
 # -- imbalanced subsets ----------------------------------------------------------------

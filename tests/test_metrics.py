@@ -10,10 +10,12 @@ from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 from sklearn.metrics import (
+    adjusted_rand_score,
     balanced_accuracy_score,
     calinski_harabasz_score,
     davies_bouldin_score,
     get_scorer,
+    normalized_mutual_info_score,
     silhouette_score,
 )
 from sklearn.model_selection import GridSearchCV
@@ -32,12 +34,19 @@ from skdeepcluster.metrics import (
     clustering_accuracy_scorer,
     davies_bouldin_scorer,
     expected_calibration_error,
+    facet_label_scores,
     per_class_recall,
+    purity_score,
     silhouette_scorer,
     whole_data_split,
 )
 
-LABEL_METRICS = [clustering_accuracy, balanced_clustering_accuracy, per_class_recall]
+LABEL_METRICS = [
+    clustering_accuracy,
+    balanced_clustering_accuracy,
+    per_class_recall,
+    purity_score,
+]
 LABEL_FREE = [
     silhouette_scorer,
     calinski_harabasz_scorer,
@@ -194,6 +203,78 @@ def test_labels_of_any_type(convert):
 def test_errors_of_labels(metric, labels_true, labels_pred, message):
     with pytest.raises(ValueError, match=message):
         metric(labels_true, labels_pred)
+
+
+def test_purity_by_hand():
+    # cluster 0 holds a a b, cluster 1 holds b b b c, cluster 2 holds a c
+    labels_true = list("aab" + "bbbc" + "ac")
+    labels_pred = [0] * 3 + [1] * 4 + [2] * 2
+    assert purity_score(labels_true, labels_pred) == pytest.approx((2 + 3 + 1) / 9)
+    # several clusters of one class are no error; one cluster of several classes is
+    assert purity_score(list("aabb"), [0, 1, 2, 3]) == 1
+    assert purity_score(list("aaab"), [5, 5, 5, 5]) == 0.75
+    # the classes vote in the clusters, not the other way round
+    assert purity_score([5, 5, 5, 5], list("aaab")) == 1
+
+
+def test_purity_is_the_accuracy_where_a_cluster_may_be_matched_again():
+    rng = np.random.default_rng(0)
+    for n_clusters in (2, 4, 9):
+        labels_true = rng.integers(0, 4, 80)
+        labels_pred = (labels_true + rng.integers(0, 3, 80)) % n_clusters
+        votes = [np.bincount(labels_true[labels_pred == k]) for k in set(labels_pred)]
+        expected = sum(vote.max() for vote in votes) / 80
+        assert purity_score(labels_true, labels_pred) == pytest.approx(expected)
+        assert expected >= clustering_accuracy(labels_true, labels_pred)
+
+
+def test_facet_label_scores_by_hand():
+    Y = np.array([["disc", "red"], ["disc", "blue"], ["ring", "red"], ["ring", "blue"]])
+    facet_labels = np.array([[0, 3, 0], [0, 0, 0], [1, 3, 0], [1, 1, 0]])
+    scores = facet_label_scores(facet_labels, Y)
+    assert scores.purity.tolist() == [[1, 0.5], [0.75, 1], [0.5, 0.5]]
+    assert scores.accuracy.tolist() == [[1, 0.5], [0.5, 0.75], [0.5, 0.5]]
+    # the second facet has entropy 3/2 log 2, and tells half a bit of the shape
+    expected = [[1, 0], [0.5 / 1.25, 1 / 1.25], [0, 0]]
+    np.testing.assert_allclose(scores.nmi, expected, atol=1e-12)
+    assert scores.ari[0].tolist() == [1, -0.5]
+
+
+def test_facet_label_scores_are_those_of_each_pair():
+    rng = np.random.default_rng(0)
+    facet_labels, Y = rng.integers(0, 5, (50, 3)), rng.integers(0, 3, (50, 2))
+    scores = facet_label_scores(torch.from_numpy(facet_labels), pd.DataFrame(Y))
+    assert sorted(scores) == ["accuracy", "ari", "nmi", "purity"]
+    for j in range(3):
+        for m in range(2):
+            pair = Y[:, m], facet_labels[:, j]
+            assert scores.purity[j, m] == purity_score(*pair)
+            assert scores.accuracy[j, m] == clustering_accuracy(*pair)
+            assert scores.nmi[j, m] == normalized_mutual_info_score(*pair)
+            assert scores.ari[j, m] == adjusted_rand_score(*pair)
+
+
+def test_facet_label_scores_of_single_columns():
+    labels, y = [0, 0, 1, 1], ["a", "a", "a", "b"]
+    for one in (labels, np.reshape(labels, (4, 1)), torch.tensor(labels)):
+        for other in (y, np.reshape(y, (4, 1)), pd.Series(y), pd.DataFrame({"y": y})):
+            assert facet_label_scores(one, other).purity.tolist() == [[0.75]]
+
+
+@pytest.mark.parametrize(
+    "facet_labels, Y, message",
+    [
+        ([[0], [1]], [[0], [1], [1]], "inconsistent numbers of samples"),
+        ([], [0], r"facet_labels should be labels of shape .* got .* shape \(0,\)"),
+        ([0, 1], np.zeros((2, 0)), r"Y should be labels .* shape \(2, 0\)"),
+        ([0, 1], np.zeros((2, 1, 1)), r"Y should be labels .* shape \(2, 1, 1\)"),
+        (3, [0], r"facet_labels should be .* shape \(\)"),
+        ([0, 1], [[0.0], [np.nan]], "Y contains NaN"),
+    ],
+)
+def test_errors_of_facet_label_scores(facet_labels, Y, message):
+    with pytest.raises(ValueError, match=message):
+        facet_label_scores(facet_labels, Y)
 
 
 def test_calibration_error_by_hand():

@@ -68,7 +68,9 @@ def run(args, seed, report):
     model = MFCVAE(**settings, callbacks=[callback], random_state=seed).fit(X[: args.n])
     return {
         "seed": seed,
+        "changed": args.changed,
         "epochs": model.n_iter_,
+        "paper_epochs": MFCVAE.paper_settings("mnist")["max_epochs"],
         "steps": model.n_iter_ * (len(X[: args.n]) // settings["batch_size"]),
         "seconds": time.perf_counter() - wall,
         "cpu_seconds": time.process_time() - cpu,

@@ -57,6 +57,9 @@ def short(record):
     """Leave the methods with their defaults, and the longest tail, of a record."""
     if "runs" not in record:
         return record
+    if "factors" in record:
+        kept = ("k-means", "MFCVAE", "MFCVAE, one facet")
+        return {**record, "runs": [r for r in record["runs"] if r["row"] in kept]}
     runs = [run for run in record["runs"] if "," not in run["method"]]
     highest = max(run.get("ratio", 1) for run in runs)
     runs = [run for run in runs if run.get("ratio", 1) == highest]
@@ -71,6 +74,38 @@ def outliers(record):
         scores = [mean_and_spread([r[key] for r in runs]) for key in ("auroc", "acc")]
         about = [pack, f"{share:.0%} {foreign}", method, str(len(runs))]
         rows.append([*about, *scores, cpu_seconds(runs)])
+    return rows
+
+
+def facets(record):
+    """Rows of how well the factors of generated images are told apart."""
+    factors = record["factors"]
+    header = ["method", "seeds", "factors found"]
+    header += [f"{name}: {what}" for name in factors for what in ("purity", "leak")]
+    rows = [[*header, "CPU s"]]
+    for (name,), runs in grouped(record, "row"):
+        found = sum(run["found"] for run in runs)
+        row = [name, str(len(runs)), f"{found} of {len(runs)}"]
+        for m in range(len(factors)):
+            for key in ("matched_purity", "leak_nmi"):
+                row.append(mean_and_spread([run[key][m] for run in runs]))
+        rows.append([*row, cpu_seconds(runs)])
+    return rows
+
+
+def paper_mnist(record):
+    """Rows of the published MNIST run, or of a part of it: test scores by facet."""
+    header = ["settings", "seed", "epochs", "facet", "purity", "ACC", "NMI", "CPU min"]
+    rows = [header]
+    for run in record["runs"]:
+        changed = [f"{key}={value}" for key, value in run["changed"].items()]
+        shortened = [] if run["epochs"] == run["paper_epochs"] else ["shortened"]
+        about = ", ".join(["paper_settings", *shortened, *changed])
+        for facet, name in ((1, "deep"), (0, "shallow")):
+            scores = [f"{run[m][facet]:.3f}" for m in ("purity", "accuracy", "nmi")]
+            minutes = f"{run['cpu_seconds'] / 60:.0f}"
+            at = [about, str(run["seed"]), str(run["epochs"])]
+            rows.append([*at, name, *scores, minutes])
     return rows
 
 
@@ -186,6 +221,8 @@ TABLES = {
     "real_images": real_images,
     "long_tail": long_tail,
     "outliers": outliers,
+    "facets": facets,
+    "paper_mnist": paper_mnist,
     "curves": curves,
     "engine": engine,
     "augment": augment,
@@ -219,7 +256,7 @@ def as_markdown(rows):
 def numbers(folder):
     """Return what belongs between the two comments."""
     parts = []
-    for kind in ("real_images", "long_tail", "engine", "memory"):
+    for kind in ("real_images", "long_tail", "facets", "engine", "memory"):
         path = folder / f"{kind}.json"
         if path.exists():
             record = short(json.loads(path.read_text()))

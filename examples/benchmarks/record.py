@@ -79,8 +79,10 @@ def merge(paths):
     records = [json.loads(Path(path).read_text()) for path in paths]
     (script,) = {one["script"] for one in records}
     keys = ("arguments", "environment", "bfloat16")
+    alike = {k: records[0][k] for k in ("factors",) if k in records[0]}
     return {
         "script": script,
+        **alike,
         "parts": [{k: one[k] for k in keys if k in one} for one in records],
         "runs": [run for one in records for run in one["runs"]],
     }

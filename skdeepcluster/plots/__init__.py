@@ -3,7 +3,8 @@
 They need matplotlib: ``pip install skdeepcluster[plot]``.
 """
 
+from ._facets import FacetsDisplay
 from ._history import HistoryDisplay
 from ._sheet import ClusterSheetDisplay
 
-__all__ = ["ClusterSheetDisplay", "HistoryDisplay"]
+__all__ = ["ClusterSheetDisplay", "FacetsDisplay", "HistoryDisplay"]

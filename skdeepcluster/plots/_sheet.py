@@ -7,20 +7,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
-from .._images import open_image
-from .._layouts import is_paths, is_vector, layout_of, listed
+from .._layouts import listed
 from ._style import QUIET, STRONG, last_step, pyplot
+from ._tiles import (
+    TILE,
+    draw_tile,
+    proportions,
+    require_images,
+    split,
+    take_images,
+    to_range,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
-THUMBNAIL = 160  # pixels: image files are larger than a sheet can show
-TILE = 0.62  # inches, the side of one image if it is square
 LABEL, TEXT = 1.6, 0.46  # inches, width and height of the text beside a row
-GAP = 0.04  # between two images, in widths of an image
 ROWS_PER_COLUMN = 10
 
 
@@ -161,7 +165,7 @@ class ClusterSheetDisplay:
         shape = getattr(last_step(estimator), "image_shape_", None)
         X, images = listed(X), listed(images)
         if images is None:
-            _require_images(X, shape)
+            require_images(X, shape)
         elif len(images) != len(X):
             raise ValueError(
                 f"Got {len(images)} images for the {len(X)} rows of X. Pass one image "
@@ -188,9 +192,10 @@ class ClusterSheetDisplay:
                 confidence[members].mean(dtype=np.float64) if len(members) else np.nan
             )
         channels_last = getattr(last_step(estimator), "_channels_last", False)
-        rows, value_range = _read_rows(
-            X if images is None else images, indices, shape, channels_last
-        )
+        source = X if images is None else images
+        flat = take_images(source, np.concatenate(indices), shape, channels_last)
+        flat, value_range = to_range(flat)
+        rows = split(flat, [len(row) for row in indices])
         which = "most typical" if order == "typical" else "least certain"
         return cls(
             images=rows,
@@ -247,9 +252,7 @@ class ClusterSheetDisplay:
         n_columns = min(n_columns, n_clusters)
         n_rows = -(-n_clusters // n_columns)
         n_images = max([1, *map(len, self.images)])
-        # height over width; images of several shapes are fitted into squares
-        ratios = {i.shape[0] / i.shape[1] for row in self.images for i in row}
-        tall = ratios.pop() if len(ratios) == 1 else 1.0
+        tall = proportions(image for row in self.images for image in row)
         tile = TILE / np.sqrt(tall)  # one size of area, whatever the shape
         if figure is None:
             size = (
@@ -268,19 +271,8 @@ class ClusterSheetDisplay:
         return self
 
     def _draw_row(self, ax, row, n_images, tall, cmap):
-        low, high = self.value_range
         for position, image in enumerate(self.images[row]):
-            height, width = image.shape[:2]
-            scale = min((1 - GAP) / width, (1 - GAP) * tall / height) / 2
-            x, y, dx, dy = position + 0.5, tall / 2, width * scale, height * scale
-            ax.imshow(
-                image,
-                extent=(x - dx, x + dx, y - dy, y + dy),
-                cmap=cmap,
-                vmin=low,
-                vmax=high,
-                interpolation="nearest" if max(image.shape[:2]) <= 64 else None,
-            )
+            draw_tile(ax, image, position, 0, tall, cmap, self.value_range)
         ax.set(xlim=(0, n_images), ylim=(0, tall), aspect="equal", anchor="W")
         ax.set_axis_off()
         size, confidence = self.sizes[row], self.confidences[row]
@@ -302,101 +294,3 @@ class ClusterSheetDisplay:
                 va="center",
                 **style,
             )
-
-
-def _require_images(X, image_shape):
-    """Raise the error for vectors before anything is predicted."""
-    if is_paths(X):
-        return
-    shape = np.shape(X)
-    if len(shape) == 2 and (image_shape is None or is_vector(image_shape)):
-        raise ValueError(
-            f"X holds vectors (shape {tuple(shape)}), which cannot be shown. Pass "
-            "images=, an array or a list of paths with one image for each row of X."
-        )
-
-
-def _read_rows(source, indices, image_shape, channels_last):
-    """Take the chosen images out of any layout of X.
-
-    Returns
-    -------
-    rows : list of lists of ndarrays of shape (H, W) or (H, W, C)
-    value_range : (float, float)
-    """
-    chosen = np.concatenate(indices)
-    if not len(chosen):
-        return [[] for _ in indices], (0.0, 255.0)
-    if is_paths(source):
-        flat = [_thumbnail(source[i]) for i in chosen]
-    else:
-        part = _safe_indexing(source, chosen)
-        if hasattr(part, "detach"):
-            part = part.detach().cpu()
-            part = part.float() if part.is_floating_point() else part
-        flat = list(_to_panels(np.asarray(part), image_shape, channels_last))
-    flat, value_range = _to_range(flat)
-    bounds = np.cumsum([len(i) for i in indices])[:-1]
-    starts, ends = [0, *bounds], [*bounds, len(flat)]
-    return [flat[a:b] for a, b in zip(starts, ends, strict=True)], value_range
-
-
-def _thumbnail(path):
-    with open_image(path) as image:
-        deep = image.mode[0] in "IF"  # 16 and 32 bits: Pillow would clip, not scale
-        if not deep:
-            alpha = image.mode in ("RGBA", "LA", "PA")
-            grey = image.mode in ("1", "L")
-            image = image.convert("L" if grey else "RGBA" if alpha else "RGB")
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        return np.asarray(image)
-
-
-def _to_panels(array, image_shape, channels_last):
-    """Bring (n, ...) images to (n, H, W) or (n, H, W, C)."""
-    if array.ndim == 2:
-        if image_shape is None or array.shape[1] != np.prod(image_shape):
-            raise ValueError(
-                f"The images have shape {array.shape}, and the estimator has no image "
-                "shape that these rows could be brought to. Pass images= as "
-                "(n, H, W), (n, C, H, W) or (n, H, W, C)."
-            )
-        channels, height, width = image_shape
-        order = (height, width, channels) if channels_last else tuple(image_shape)
-        array = array.reshape(-1, *order)
-    elif array.ndim == 3:
-        return array
-    else:
-        # images= may be larger than what the estimator was fitted on
-        known = image_shape and {
-            tuple(image_shape),
-            (*image_shape[1:], image_shape[0]),
-        }
-        fits = known and tuple(array.shape[1:]) in known
-        _, channels_last = layout_of(array.shape, tuple(image_shape) if fits else None)
-    if not channels_last:
-        array = np.moveaxis(array, 1, -1)
-    if array.shape[-1] == 1:
-        return array[..., 0]
-    if array.shape[-1] not in (3, 4):
-        raise ValueError(
-            f"Images of {array.shape[-1]} channels cannot be shown. Pass images= with "
-            "1, 3 or 4 of them."
-        )
-    return array
-
-
-def _to_range(images):
-    """Find black and white; bring colours, which matplotlib does not scale, to them."""
-    if all(image.dtype == np.uint8 for image in images):
-        return images, (0.0, 255.0)
-    low = min(float(image.min()) for image in images)
-    high = max(float(image.max()) for image in images)
-    if low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    span = (high - low) or 1.0
-    scaled = [
-        (image.astype(np.float64) - low) / span if image.ndim == 3 else image
-        for image in images
-    ]
-    return scaled, (low, high)
