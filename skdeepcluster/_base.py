@@ -19,7 +19,6 @@ from sklearn.base import (
     _fit_context,
 )
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import LRScheduler
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ._cluster_statistics import simplified_silhouette
-from ._device import resolve_device, resolve_precision, seeded
+from ._device import make_seed, resolve_device, resolve_precision, seeded
 from ._layouts import as_images
 from ._net import ClusterNet, EpochBatches
 from ._scaling import Scaling
@@ -260,7 +259,7 @@ class DeepClusterer(
             steps_per_epoch=steps,
         )
         with (
-            seeded(self._seed(), device),
+            seeded(make_seed(self.random_state), device),
             sklearn_callbacks(self, epochs, X, y, self._state) as bridge,
         ):
             net = self._make_net(plan, device, batch_size, bridge)
@@ -278,12 +277,6 @@ class DeepClusterer(
             self._finish(net, images)
             self._check_empty()
         return self
-
-    def _seed(self):
-        # None draws fresh entropy: numpy's global generator is not ours to advance
-        if self.random_state is None:
-            return int(np.random.SeedSequence().generate_state(1)[0])
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _check_net_params(self):
         """Refuse what the estimator or its engine settles."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 
+import numpy as np
 import torch
+from sklearn.utils import check_random_state
 
 from ._layouts import is_vector
 
@@ -46,6 +48,13 @@ def resolve_precision(precision: str, device: torch.device, image_shape) -> bool
         return False
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def make_seed(random_state) -> int:
+    """Draw a seed; None gives fresh entropy, since numpy's generator is not ours."""
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    return int(check_random_state(random_state).randint(2**31 - 1))
 
 
 @contextlib.contextmanager

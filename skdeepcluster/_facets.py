@@ -8,10 +8,10 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
-from ._device import seeded
+from ._device import make_seed, seeded
 from ._layouts import as_input
 from ._net import INFERENCE_BATCH
 
@@ -129,7 +129,7 @@ class FacetDrawing:
             )
         if cluster is not None:
             self._check_cluster(facet, cluster)
-        rng = check_random_state(random_state)
+        rng = np.random.RandomState(make_seed(random_state))
         labels = np.empty((n_samples, self.n_facets), dtype=np.int64)
         Z = np.empty((n_samples, self._n_features_out), dtype=np.float32)
         if like is not None:
@@ -194,8 +194,8 @@ class FacetDrawing:
             Move in straight lines through the means of these clusters, of which there
             are two at least. None, and no ``axis``: visit the mean of every cluster.
         axis : int, default=None
-            Move along this latent of the facet, two standard deviations of the
-            training data to both sides of their mean.
+            Move along this latent of the facet, two standard deviations of its prior to
+            both sides of the mean.
         n_steps : int, default=7
             Images of a row; not read when every cluster is visited.
 

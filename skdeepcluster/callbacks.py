@@ -105,23 +105,30 @@ class FacetCollapseWarning(Callback):
     ----------
     threshold : float
         Warn where less than this share of the clusters beyond the first is in use.
+    patience : int
+        Warn after so many epochs of it on end: a mixture that was just fitted may need
+        some.
     """
 
-    def __init__(self, threshold=0.1):
-        self.threshold = threshold
+    def __init__(self, threshold=0.1, patience=3):
+        self.threshold, self.patience = threshold, patience
 
     def on_train_begin(self, net, **kwargs):
-        self.warned_ = set()
+        self.collapsed_, self.warned_ = {}, set()
 
     def on_epoch_end(self, net, **kwargs):
         row, sizes = net.history[-1], net.module_.n_clusters
         for facet, used in enumerate(row["effective_clusters"]):
             least = 1 + self.threshold * (sizes[facet] - 1)
-            if facet in self.warned_ or not 0 < used < least:
+            if not 0 < used < least:
+                self.collapsed_[facet] = 0
+                continue
+            self.collapsed_[facet] = self.collapsed_.get(facet, 0) + 1
+            if self.collapsed_[facet] != self.patience or facet in self.warned_:
                 continue
             self.warned_.add(facet)
             warnings.warn(
-                f"Facet {facet} is collapsing: in epoch {row['epoch']} nearly all "
+                f"Facet {facet} is collapsing: up to epoch {row['epoch']} nearly all "
                 f"images share one of its {sizes[facet]} clusters ({used:.2f} in "
                 "effect). Start from prior_init='warmup_gmm' with n_refits > 0 and a "
                 "longer warmup, keep learn_weights=False, or lower sigma_x.",

@@ -165,6 +165,9 @@ def conv_ladder(
 ) -> tuple[nn.Module, nn.Module]:
     """Convolutional ladder, for images of any size: each block halves them.
 
+    Its layers are those of the paper's code for two facets. For more, the first
+    transposed convolution of the deeper blocks has half as many channels as there.
+
     Parameters
     ----------
     image_shape : tuple (C, H, W)

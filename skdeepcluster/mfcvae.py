@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -448,7 +449,7 @@ def refit_prior(prior, mean, log_var):
         parts = [prior.expected_log_joint(*rows) for rows in chunks(mean, log_var)]
         return torch.cat(parts).logsumexp(1).mean()
 
-    before, old = bound(), {k: v.clone() for k, v in prior.state_dict().items()}
+    before, old = bound(), copy.deepcopy(prior.state_dict())
     prior.fit(mean, log_var)
     if not bound() > before:
         prior.load_state_dict(old)
@@ -1091,12 +1092,14 @@ class MFCVAE(FacetDrawing, DeepClusterer):
         Parameters
         ----------
         input_features : ignored
+            But checked, as every transformer does.
 
         Returns
         -------
         names : ndarray of str objects
         """
         check_is_fitted(self)
+        _check_feature_names_in(self, input_features, generate_names=False)
         names = [
             f"facet{j}_z{i}"
             for j, columns in enumerate(self.facet_slices_)

@@ -94,14 +94,25 @@ class MixturePrior(nn.Module):
     def __init__(self, n_clusters, dim, covariance_type="diag", learn_weights=False):
         super().__init__()
         self.covariance_type, self.learn_weights = covariance_type, learn_weights
-        self.raw_weights = nn.Parameter(torch.zeros(n_clusters), requires_grad=False)
-        self.means = nn.Parameter(torch.zeros(n_clusters, dim), requires_grad=False)
+        self.raw_weights = nn.Parameter(torch.zeros(n_clusters))
+        self.means = nn.Parameter(torch.zeros(n_clusters, dim))
         one = _inverse_softplus(torch.tensor(1.0 - MIN_SCALE))
         raw = torch.full((n_clusters, dim), one.item())
         if covariance_type == "full":
             raw = torch.diag_embed(raw)
-        self.raw_scales = nn.Parameter(raw, requires_grad=False)
-        self.register_buffer("is_set", torch.tensor(False))
+        self.raw_scales = nn.Parameter(raw)
+        self.set_extra_state(False)
+
+    def get_extra_state(self):
+        """Whether the components were set, for ``state_dict``."""
+        return self.is_set
+
+    def set_extra_state(self, is_set):
+        """Take what :meth:`get_extra_state` gave: only set components are trained."""
+        self.is_set = is_set
+        self.means.requires_grad_(is_set)
+        self.raw_scales.requires_grad_(is_set)
+        self.raw_weights.requires_grad_(is_set and self.learn_weights)
 
     @property
     def n_clusters(self) -> int:
@@ -167,10 +178,7 @@ class MixturePrior(nn.Module):
             diagonal = _above_floor(raw.diagonal(dim1=1, dim2=2))
             raw = raw.tril(-1) + torch.diag_embed(_inverse_softplus(diagonal))
         self.raw_scales.copy_(raw)
-        self.is_set.fill_(True)
-        for parameter in (self.means, self.raw_scales):
-            parameter.requires_grad_(True)
-        self.raw_weights.requires_grad_(self.learn_weights)
+        self.set_extra_state(True)
 
     @torch.no_grad()
     def fit(

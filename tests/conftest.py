@@ -22,8 +22,9 @@ SMALL = {
 SMALL_FACETS = {
     "n_clusters": 3,
     "n_facets": 2,
-    "latent_dims": (3, 2),
+    "latent_dims": (3, 1),
     "hidden_dims": 32,
+    "sigma_x": 0.2,
     "max_epochs": 30,
     "batch_size": 32,
     "lr": 1e-2,
@@ -50,6 +51,22 @@ def stripes():
     images[kinds == 1, :, 4:6] += 180
     images[kinds == 2, 5:, 5:] += 180
     return images.astype(np.uint8), kinds
+
+
+@pytest.fixture
+def two_factors():
+    """64 images (64, 3, 8, 8), uint8, of three bright corners and of three colours.
+
+    The kinds are in an array (64, 2): each says nothing about the other.
+    """
+    rng = np.random.default_rng(0)
+    corner, colour = np.arange(64) % 3, np.arange(64) // 3 % 3
+    images = rng.integers(0, 60, (64, 3, 8, 8))
+    images[np.arange(64), colour] += 90
+    images[corner == 0, :, :4, :4] += 90
+    images[corner == 1, :, :4, 4:] += 90
+    images[corner == 2, :, 4:, 4:] += 90
+    return images.astype(np.uint8), np.column_stack([corner, colour])
 
 
 @pytest.fixture
