@@ -9,15 +9,179 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
 from sklearn.utils import check_array
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from ._device import make_seed, seeded
 from ._layouts import as_input
 from ._net import INFERENCE_BATCH
 
 
-class FacetDrawing:
-    """Images from latents: the generative half of MFCVAE."""
+class FacetMixin:
+    """What MFCVAE does once it is fitted: several clusterings, and drawing."""
+
+    # -- several clusterings -----------------------------------------------------------
+
+    def _facet_logits(self, images):
+        module = self.net_.module_
+        logits = self.net_.evaluate(images, module.facet_logits).cpu().numpy()
+        parts = np.split(logits, np.cumsum(module.n_clusters)[:-1], axis=1)
+        pairs = zip(parts, self._kept_facets, strict=True)
+        return [part[:, kept] for part, kept in pairs]
+
+    def predict_facets(self, X):
+        """Assign images to clusters, once for each facet.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            As for :meth:`transform`.
+
+        Returns
+        -------
+        labels : ndarray of shape (n, n_facets), int64
+            Equal to ``facet_labels_`` for the training data.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If X does not hold images of the fitted shape.
+        """
+        logits = self._facet_logits(self._read(X))
+        return np.stack([a.argmax(1) for a in logits], axis=1)
+
+    def predict_proba_facets(self, X):
+        """Give the probability of each cluster of each facet.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            As for :meth:`transform`.
+
+        Returns
+        -------
+        proba : list of n_facets ndarrays of shape (n, n_clusters), float32
+            The optimal q(c|x) of each facet; rows sum to 1.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If X does not hold images of the fitted shape.
+        """
+        logits = self._facet_logits(self._read(X))
+        return [torch.from_numpy(a).softmax(1).numpy() for a in logits]
+
+    def predict(self, X, facet=None):
+        """Assign images to the clusters of one facet.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            As for :meth:`transform`.
+        facet : int, default=None
+            None: ``primary_facet``.
+
+        Returns
+        -------
+        labels : ndarray of shape (n,), int64
+            Equal to ``labels_`` for the training data and the primary facet.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If X does not hold images of the fitted shape, or there is no such facet.
+        """
+        images, facet = self._read(X), self._check_facet(facet)
+        return self._facet_logits(images)[facet].argmax(1)
+
+    def predict_proba(self, X, facet=None):
+        """Give the probability of each cluster of one facet.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            As for :meth:`transform`.
+        facet : int, default=None
+            None: ``primary_facet``.
+
+        Returns
+        -------
+        proba : ndarray of shape (n, n_clusters), float32
+            Rows sum to 1; the columns are the clusters of that facet's labels.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If X does not hold images of the fitted shape, or there is no such facet.
+        """
+        images, facet = self._read(X), self._check_facet(facet)
+        logits = self._facet_logits(images)[facet]
+        return torch.from_numpy(logits).softmax(1).numpy()
+
+    def get_feature_names_out(self, input_features=None):
+        """Name the columns of :meth:`transform`: ``facet0_z0``, ``facet0_z1``, ...
+
+        Parameters
+        ----------
+        input_features : ignored
+            But checked, as every transformer does.
+
+        Returns
+        -------
+        names : ndarray of str objects
+        """
+        check_is_fitted(self)
+        _check_feature_names_in(self, input_features, generate_names=False)
+        names = [
+            f"facet{j}_z{i}"
+            for j, columns in enumerate(self.facet_slices_)
+            for i in range(columns.stop - columns.start)
+        ]
+        return np.asarray(names, dtype=object)
+
+    def facet(self, facet):
+        """View one facet as an estimator of its own.
+
+        Parameters
+        ----------
+        facet : int
+
+        Returns
+        -------
+        view : FacetView
+            Fitted: its ``predict``, ``predict_proba`` and ``transform`` are those of
+            this facet, its ``fit`` does nothing.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If there is no such facet.
+        """
+        check_is_fitted(self)
+        return FacetView(self, self._check_facet(facet))
+
+    def _check_facet(self, facet):
+        """Return the number of a facet, from 0; None is the primary one."""
+        n, name = self.n_facets, "facet"
+        if facet is None:
+            facet, name = self.primary_facet, "primary_facet"
+        if not isinstance(facet, Integral) or not -n <= facet < n:
+            raise ValueError(
+                f"{name}={facet!r} should be an integer from {-n} to {n - 1}: of "
+                f"{n} facets (n_facets) 0 is the shallowest and -1 the deepest."
+            )
+        return int(facet) % n
+
+    # -- drawing -----------------------------------------------------------------------
 
     @torch.no_grad()
     def _draw(self, z):

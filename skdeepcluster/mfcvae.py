@@ -9,12 +9,11 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._base import DeepClusterer, epochs_for
-from ._facets import FacetDrawing, FacetView
+from ._facets import FacetMixin
 from ._layouts import is_vector
 from ._net import INFERENCE_BATCH, ClusterModule
 from .callbacks import FacetCollapseWarning
@@ -461,7 +460,7 @@ def effective_number(sizes: Tensor) -> float:
     return torch.special.entr(shares).sum().exp().item()
 
 
-class MFCVAE(FacetDrawing, DeepClusterer):
+class MFCVAE(FacetMixin, DeepClusterer):
     """Multi-facet clustering variational autoencoder: several clusterings at once.
 
     A variational autoencoder whose latent is split into facets, each with a mixture of
@@ -942,18 +941,6 @@ class MFCVAE(FacetDrawing, DeepClusterer):
     def _optimizer_params(self, plan):
         return {"optimizer": torch.optim.Adam}
 
-    def _check_facet(self, facet):
-        """Return the number of a facet, from 0; None is the primary one."""
-        n, name = self.n_facets, "facet"
-        if facet is None:
-            facet, name = self.primary_facet, "primary_facet"
-        if not isinstance(facet, Integral) or not -n <= facet < n:
-            raise ValueError(
-                f"{name}={facet!r} should be an integer from {-n} to {n - 1}: of "
-                f"{n} facets (n_facets) 0 is the shallowest and -1 the deepest."
-            )
-        return int(facet) % n
-
     def _state(self, net):
         ends = np.cumsum(net.module_.latent_dims)
         dims = zip(ends - net.module_.latent_dims, ends, strict=True)
@@ -979,156 +966,6 @@ class MFCVAE(FacetDrawing, DeepClusterer):
                 p.covariances.cpu().numpy()[kept] for p, kept in priors
             ]
         self.weights_ = [w / w.sum() for w in weights]
-
-    # -- several clusterings -----------------------------------------------------------
-
-    def _facet_logits(self, images):
-        module = self.net_.module_
-        logits = self.net_.evaluate(images, module.facet_logits).cpu().numpy()
-        parts = np.split(logits, np.cumsum(module.n_clusters)[:-1], axis=1)
-        pairs = zip(parts, self._kept_facets, strict=True)
-        return [part[:, kept] for part, kept in pairs]
-
-    def predict_facets(self, X):
-        """Assign images to clusters, once for each facet.
-
-        Parameters
-        ----------
-        X : array-like or list of paths
-            As for :meth:`transform`.
-
-        Returns
-        -------
-        labels : ndarray of shape (n, n_facets), int64
-            Equal to ``facet_labels_`` for the training data.
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        ValueError
-            If X does not hold images of the fitted shape.
-        """
-        logits = self._facet_logits(self._read(X))
-        return np.stack([a.argmax(1) for a in logits], axis=1)
-
-    def predict_proba_facets(self, X):
-        """Give the probability of each cluster of each facet.
-
-        Parameters
-        ----------
-        X : array-like or list of paths
-            As for :meth:`transform`.
-
-        Returns
-        -------
-        proba : list of n_facets ndarrays of shape (n, n_clusters), float32
-            The optimal q(c|x) of each facet; rows sum to 1.
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        ValueError
-            If X does not hold images of the fitted shape.
-        """
-        logits = self._facet_logits(self._read(X))
-        return [torch.from_numpy(a).softmax(1).numpy() for a in logits]
-
-    def predict(self, X, facet=None):
-        """Assign images to the clusters of one facet.
-
-        Parameters
-        ----------
-        X : array-like or list of paths
-            As for :meth:`transform`.
-        facet : int, default=None
-            None: ``primary_facet``.
-
-        Returns
-        -------
-        labels : ndarray of shape (n,), int64
-            Equal to ``labels_`` for the training data and the primary facet.
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        ValueError
-            If X does not hold images of the fitted shape, or there is no such facet.
-        """
-        images, facet = self._read(X), self._check_facet(facet)
-        return self._facet_logits(images)[facet].argmax(1)
-
-    def predict_proba(self, X, facet=None):
-        """Give the probability of each cluster of one facet.
-
-        Parameters
-        ----------
-        X : array-like or list of paths
-            As for :meth:`transform`.
-        facet : int, default=None
-            None: ``primary_facet``.
-
-        Returns
-        -------
-        proba : ndarray of shape (n, n_clusters), float32
-            Rows sum to 1; the columns are the clusters of that facet's labels.
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        ValueError
-            If X does not hold images of the fitted shape, or there is no such facet.
-        """
-        images, facet = self._read(X), self._check_facet(facet)
-        logits = self._facet_logits(images)[facet]
-        return torch.from_numpy(logits).softmax(1).numpy()
-
-    def get_feature_names_out(self, input_features=None):
-        """Name the columns of :meth:`transform`: ``facet0_z0``, ``facet0_z1``, ...
-
-        Parameters
-        ----------
-        input_features : ignored
-            But checked, as every transformer does.
-
-        Returns
-        -------
-        names : ndarray of str objects
-        """
-        check_is_fitted(self)
-        _check_feature_names_in(self, input_features, generate_names=False)
-        names = [
-            f"facet{j}_z{i}"
-            for j, columns in enumerate(self.facet_slices_)
-            for i in range(columns.stop - columns.start)
-        ]
-        return np.asarray(names, dtype=object)
-
-    def facet(self, facet):
-        """View one facet as an estimator of its own.
-
-        Parameters
-        ----------
-        facet : int
-
-        Returns
-        -------
-        view : FacetView
-            Fitted: its ``predict``, ``predict_proba`` and ``transform`` are those of
-            this facet, its ``fit`` does nothing.
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        ValueError
-            If there is no such facet.
-        """
-        check_is_fitted(self)
-        return FacetView(self, self._check_facet(facet))
 
     # -- how well images are explained -------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 
+import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
@@ -186,8 +187,9 @@ class MixturePrior(nn.Module):
     ) -> None:
         """Fit the components to the posteriors of a data set.
 
-        A :class:`~sklearn.mixture.GaussianMixture` of the means, and then steps of
-        :meth:`em_step`, which count in the posterior variances that the means lack.
+        A :class:`~sklearn.mixture.GaussianMixture` of the means, widened by the mean
+        posterior variance, and then steps of :meth:`em_step`, which take that of each
+        sample.
 
         Parameters
         ----------
@@ -211,7 +213,11 @@ class MixturePrior(nn.Module):
             # few distinct points, or not converged: the bound decides what is kept
             warnings.simplefilter("ignore", ConvergenceWarning)
             mixture.fit(points)
-        self.set(mixture.weights_, mixture.means_, mixture.covariances_)
+        # without the posteriors' variance the widest component would take everything
+        spread = log_var.double().exp().mean(0).cpu().numpy()
+        if self.covariance_type == "full":
+            spread = np.diag(spread)
+        self.set(mixture.weights_, mixture.means_, mixture.covariances_ + spread)
         for _ in range(em_steps):
             self.em_step(mean, log_var)
 

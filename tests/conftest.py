@@ -53,7 +53,7 @@ def stripes():
     return images.astype(np.uint8), kinds
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def two_factors():
     """64 images (64, 3, 8, 8), uint8, of three bright corners and of three colours.
 

@@ -1,21 +1,27 @@
 """The numbers of MFCVAE's formulas, computed by hand or by slow loops."""
 
+import copy
 import math
 
 import numpy as np
 import pytest
 import torch
+from conftest import SMALL_FACETS
 from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
 from torch import nn
 
+from skdeepcluster._net import Batch
 from skdeepcluster.ladders import conv_ladder, mlp_ladder
 from skdeepcluster.mfcvae import (
+    MFCVAE,
     analytic_bound,
     divergences,
+    effective_number,
     log_likelihood,
     monte_carlo_bound,
     progress,
+    refit_prior,
 )
 from skdeepcluster.mixture import MixturePrior, expected_log_normal, log_normal
 
@@ -814,3 +820,265 @@ def test_shared_networks_join_at_the_top_only(ladder):
     z = torch.randn(4, 5)
     assert shapes_within(encoder, x)["heads.0"] == (10,)
     assert decoder(z, [1.0, 1.0]).shape == x.shape
+
+
+# -- the module ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(two_factors):
+    return MFCVAE(**SMALL_FACETS, device="cpu", precision="float32").fit(two_factors[0])
+
+
+@pytest.fixture
+def module(trained):
+    """The module of ``trained`` in float64."""
+    module = copy.deepcopy(trained.net_.module_).double().train()
+    module.run = lambda network, x: network(x)  # without the cast to float32
+    return module
+
+
+@pytest.fixture
+def batch(module, two_factors):
+    images = torch.tensor(two_factors[0][:16])
+    return Batch(torch.arange(16), [module.scaling(images).double()])
+
+
+def set_module(module, **options):
+    module.options.update(options)
+    return module
+
+
+def slow_mc_bound(z, mean, log_var, prior):
+    """Mean log p(z) - log q(z|x), and the loss by one q(c|x) for all L samples."""
+    log_joint = torch.stack([prior.log_joint(sample) for sample in z])
+    log_p = log_joint.logsumexp(2)
+    log_r = log_joint - log_p[:, :, None]
+    density = torch.stack([log_q(sample, mean, log_var) for sample in z])
+    return (log_p - density).mean(0) + log_r.mean(0).logsumexp(1)
+
+
+@each_covariance
+def test_bound_from_several_samples(covariance_type):
+    prior = random_prior(5, 3, covariance_type)
+    mean, log_var = posterior(10, 3)
+    z = mean + (0.5 * log_var).exp() * randn(7, 10, 3, seed=3)
+    log_joint = prior.log_joint(z.flatten(0, 1)).unflatten(0, (7, 10))
+    actual = monte_carlo_bound(z, mean, log_var, log_joint)
+    assert_close(actual, slow_mc_bound(z, mean, log_var, prior))
+    one = monte_carlo_bound(z[:1], mean, log_var, log_joint[:1])
+    assert_close(one, monte_carlo_bound(z[0], mean, log_var, log_joint[0]))
+
+
+@pytest.mark.parametrize("n_mc_samples", [1, 3])
+@pytest.mark.parametrize("estimator", ["mc", "analytic"])
+@pytest.mark.parametrize("gamma", [[1.0, 1.0], [0.25, 1.0], [0.0, 1.0]], ids=str)
+def test_loss_is_the_negative_bound(module, batch, gamma, estimator, n_mc_samples):
+    set_module(module, elbo_estimator=estimator, n_mc_samples=n_mc_samples)
+    module.gamma = module.alpha = gamma
+    module.eval()  # batch norm would see the samples together
+    torch.manual_seed(3)
+    parts = module.losses(batch)
+    torch.manual_seed(3)
+    mean, log_var = module.posterior(batch.views[0]).chunk(2, dim=1)
+    noise = torch.randn(n_mc_samples, *mean.shape)  # float32, as the module draws it
+    z = mean + (0.5 * log_var).exp() * noise
+    unit = module.scaling.unstandardize(batch.views[0])
+    log_p = torch.zeros(16, dtype=torch.float64)
+    for sample in z:
+        picture = module.decoder(sample, gamma).sigmoid()
+        density = torch.distributions.Normal(picture, SMALL_FACETS["sigma_x"])
+        log_p += density.log_prob(unit).sum((1, 2, 3)) / n_mc_samples
+    assert parts["reconstruction"].item() == pytest.approx(-log_p.mean().item(), 1e-5)
+    facets = zip(
+        z.split([3, 1], 2), mean.split([3, 1], 1), log_var.split([3, 1], 1), strict=True
+    )
+    for j, (at, m, v) in enumerate(facets):
+        prior = module.priors[j]
+        if estimator == "analytic":
+            bound = analytic_bound(v, prior.expected_log_joint(m, v))
+        else:
+            bound = slow_mc_bound(at, m, v, prior)
+        expected = -gamma[j] * bound.mean().item()
+        assert parts[f"facet{j}"].item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    assert set(parts) == {"reconstruction", "facet0", "facet1"}
+
+
+def test_facet_that_is_not_active_has_no_gradient(module, batch):
+    # oracle 12: neither its heads, nor its way into the decoder, nor its prior
+    module.alpha = module.gamma = [0.0, 1.0]
+    sum(module.losses(batch).values()).backward()
+    inactive = [
+        *module.backbone.heads[0].parameters(),
+        *module.backbone.rungs[0].parameters(),
+        *module.decoder.rungs[0].parameters(),
+        *module.priors[0].parameters(),
+    ]
+    assert not any(p.grad is not None and p.grad.any() for p in inactive)
+    for part in (module.backbone.heads[1], module.backbone.blocks[0], module.priors[1]):
+        trained = [p for p in part.parameters() if p.requires_grad]
+        assert all(p.grad.any() for p in trained)
+
+
+def test_image_depends_on_every_facet_that_is_active(module):
+    # oracle 12
+    z = randn(8, 4, grad=True)
+    weight = randn(8, 3, 8, 8, seed=2)
+    module.alpha = [1.0, 1.0]
+    (gradient,) = torch.autograd.grad((weight * module.draw(z)).sum(), z)
+    assert (gradient.abs().max(0).values > 1e-6).all()
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_evidence_is_likelihood_and_analytic_bounds(module, batch, likelihood):
+    set_module(module.eval(), likelihood=likelihood)
+    mean, log_var = module.posterior(batch.views[0]).chunk(2, dim=1)
+    unit = module.scaling.unstandardize(batch.views[0])
+    expected = torch.zeros(16, dtype=torch.float64)
+    for noise in module.noise:
+        z = mean + (0.5 * log_var).exp() * noise
+        out = module.decoder(z, [1.0, 1.0])
+        if likelihood == "gaussian":
+            out = out.sigmoid()
+        expected += log_likelihood(unit, out, likelihood, 0.2) / len(module.noise)
+    for prior, m, v in zip(
+        module.priors, mean.split([3, 1], 1), log_var.split([3, 1], 1), strict=True
+    ):
+        expected += analytic_bound(v, prior.expected_log_joint(m, v))
+    actual = module.evidence(batch.views[0])
+    assert actual.shape == (16, 1)
+    torch.testing.assert_close(actual[:, 0], expected, rtol=1e-6, atol=1e-6)
+    assert_close(module.noise.mean(0), torch.zeros(4, dtype=torch.float64), atol=1e-6)
+
+
+def test_order_of_the_components_does_not_matter(module, batch):
+    # oracle 13
+    x = batch.views[0]
+    before = module.evidence(x), module.facet_logits(x).split([3, 3], 1)
+    prior, order = module.priors[0], torch.tensor([2, 0, 1])
+    prior.set(prior.weights[order], prior.means[order], prior.covariances[order])
+    after = module.evidence(x), module.facet_logits(x).split([3, 3], 1)
+    torch.testing.assert_close(after[0], before[0])
+    torch.testing.assert_close(after[1][0], before[1][0][:, order])
+    torch.testing.assert_close(after[1][1], before[1][1])
+
+
+def test_logits_of_the_primary_facet(module, batch):
+    x = batch.views[0]
+    for facet in (0, 1):
+        module.primary_facet = facet
+        logits = module.facet_logits(x).split([3, 3], 1)[facet]
+        assert torch.equal(module.logits(x), logits)
+
+
+@pytest.mark.parametrize(
+    ("stage_epochs", "fade_in"), [((4, 6), 0.25), ((2, 3, 5), 0.5), ((3, 1), 0.0)]
+)
+def test_every_step_of_a_training_follows_the_schedule(module, stage_epochs, fade_in):
+    set_module(module, fade_in=fade_in)
+    n_facets, steps_per_epoch = len(stage_epochs), 7
+    module.stage_epochs, module.steps_per_epoch = stage_epochs, steps_per_epoch
+    if n_facets == 3:
+        module.priors.append(module.priors[0])
+    module.step = 0
+    module.set_progress()
+    for stage, length in enumerate(stage_epochs):
+        steps = length * steps_per_epoch
+        for step in range(steps):
+            expected = progress(stage, step, n_facets, fade_in * steps)
+            assert (module.alpha, module.gamma) == expected
+            module.after_step()
+    assert module.alpha == module.gamma == [1.0] * n_facets
+
+
+@pytest.mark.parametrize(
+    ("stage_epochs", "options", "starts", "refits"),
+    [
+        # of a stage of ten epochs four are warm-up; two refits in the other six
+        ((10, 10), {"warmup": 0.4, "n_refits": 2}, {4: [1], 14: [0]}, [6, 8, 16, 18]),
+        ((10, 10), {"warmup": 0.0, "n_refits": 1}, {0: [1], 10: [0]}, [5, 15]),
+        ((5, 10), {"warmup": 0.4, "n_refits": 0}, {2: [1], 9: [0]}, []),
+        ((10,), {"warmup": 0.4, "n_refits": 1}, {4: [0, 1]}, [7]),
+        ((10, 10), {"prior_init": "gmm", "n_refits": 0}, {0: [0, 1]}, []),
+    ],
+)
+def test_when_priors_are_fitted(module, stage_epochs, options, starts, refits):
+    set_module(module, **{"prior_init": "warmup_gmm", "warmup": 0.4, **options})
+    module.stage_epochs = stage_epochs
+    seen_starts, seen_refits = {}, []
+    for epoch in range(sum(stage_epochs)):
+        module.epoch = epoch
+        start, refit = module.due()
+        if start:
+            seen_starts[epoch] = list(start)
+        if refit:
+            seen_refits.append(epoch)
+    assert seen_starts == starts
+    assert seen_refits == refits
+
+
+@each_covariance
+def test_a_refit_never_lowers_the_bound(covariance_type):
+    torch.manual_seed(0)
+    mean, log_var = posterior(200, 2)
+
+    def bound(prior):
+        with torch.no_grad():
+            return prior.expected_log_joint(mean, log_var).logsumexp(1).mean().item()
+
+    poor = random_prior(3, 2, covariance_type, seed=4)
+    before = bound(poor)
+    refit_prior(poor, mean, log_var)
+    assert bound(poor) > before + 0.1
+    good = random_prior(3, 2, covariance_type, seed=4, learn_weights=False)
+    for _ in range(300):
+        good.em_step(mean, log_var)
+    value = bound(good)
+    for _ in range(5):
+        refit_prior(good, mean, log_var)
+        assert bound(good) >= value - 1e-9
+        value = bound(good)
+
+
+@pytest.mark.parametrize(
+    ("init", "variance"), [("gmm", 0.01), ("gmm", 0.3), ("random", 0.01)]
+)
+@each_covariance
+def test_first_components_of_the_papers_start(module, covariance_type, init, variance):
+    set_module(module, prior_init=init, init_variance=variance)
+    prior = MixturePrior(3, 2, covariance_type).double()
+    torch.manual_seed(0)
+    kinds = torch.arange(90) % 3
+    mean = 5 * torch.eye(3, 2).double()[kinds] + 0.1 * randn(90, 2)
+    module.start(prior, mean, torch.zeros_like(mean))
+    covariances = dense(numpy(prior.covariances))
+    np.testing.assert_allclose(covariances, [variance * np.eye(2)] * 3, atol=1e-6)
+    np.testing.assert_allclose(numpy(prior.weights), 1 / 3)
+    nearest = np.abs(numpy(prior.means)[:, None] - 5 * np.eye(3, 2)).sum(2).min(0)
+    assert (nearest < 0.2).all() == (init == "gmm")
+
+
+def test_effective_number_of_clusters():
+    assert effective_number(torch.tensor([5, 5, 5, 5])) == pytest.approx(4)
+    assert effective_number(torch.tensor([7, 0, 0])) == pytest.approx(1)
+    expected = math.exp(-0.25 * math.log(0.25) - 0.75 * math.log(0.75))
+    assert effective_number(torch.tensor([1, 0, 3])) == pytest.approx(expected)
+
+
+def test_history_holds_the_divergences_of_all_images(trained, module, two_factors):
+    model, row = trained, trained.history_[-1]
+    assert row["alpha"] == [1.0, 1.0]
+    module.eval()
+    x = module.scaling(torch.tensor(two_factors[0])).double()
+    with torch.no_grad():
+        mean, log_var = module.posterior(x).chunk(2, dim=1)
+        report = module.report(list(module.facets(mean, log_var)))
+        for j, (m, v) in enumerate(module.facets(mean, log_var)):
+            bound = analytic_bound(v, module.priors[j].expected_log_joint(m, v))
+            total = report["kl_z"][j] + report["kl_c"][j]
+            assert total == pytest.approx(-bound.mean().item(), rel=1e-9)
+    sizes = [np.bincount(column) for column in model.facet_labels_.T]
+    assert report["cluster_sizes"] == model.cluster_sizes_.tolist()
+    assert report["effective_clusters"] == pytest.approx(
+        [effective_number(torch.tensor(s)) for s in sizes]
+    )

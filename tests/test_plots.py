@@ -16,8 +16,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
+from skdeepcluster import MFCVAE
 from skdeepcluster.datasets import load_digits_images
-from skdeepcluster.plots import ClusterSheetDisplay, HistoryDisplay
+from skdeepcluster.plots import ClusterSheetDisplay, FacetsDisplay, HistoryDisplay
 
 # confidences 0: .9, .6, .8; 1: .7, .7, .5; 2: none
 PROBA = np.array(
@@ -463,16 +464,247 @@ def test_history_errors():
         HistoryDisplay(history=HISTORY).plot(n_columns=0)
 
 
+class GivenFacets(Given):
+    """Two facets: the given one, and two clusters; it draws what it is asked for."""
+
+    primary_facet = -1
+    facet_slices_ = [slice(0, 1), slice(1, 2)]
+    image_shape_ = (1, 4, 4)
+    _channels_last = False
+
+    def predict_proba_facets(self, X):
+        last = np.array([[0.6, 0.4], [0.8, 0.2], [0, 1], [0, 1], [0.3, 0.7], [1, 0]])
+        return [self.proba, last]
+
+    def sample(self, n_samples, facet, cluster, temperature, random_state):
+        images = np.full((n_samples, 4, 4), 100 * facet + 10 * cluster)
+        images[:, 0, 0] = random_state.randint(256, size=n_samples)
+        images[:, 1, 1] = 10 * temperature
+        return images.astype(np.uint8), None
+
+    def swap_facets(self, X_a, X_b, facets):
+        swapped = np.array(X_a)
+        swapped[:, 2:] = X_b[:, 2:]
+        swapped[:, 0, 0] = sum(facets)
+        return swapped
+
+
+def test_facets_show_what_is_typical_of_each_cluster():
+    X = random_images(6, 4, 4)
+    display = FacetsDisplay.from_estimator(GivenFacets().fit(X), X, n_images=2)
+    expected = [[[0, 4], [1, 3], []], [[5, 1], [2, 3]]]
+    assert [[rows.tolist() for rows in own] for own in display.indices] == expected
+    for facet, rows in enumerate(expected):
+        for row, indices in zip(display.images[facet], rows, strict=True):
+            np.testing.assert_array_equal(row, list(X[indices]))
+    assert [own.tolist() for own in display.sizes] == [[3, 3, 0], [3, 3]]
+    assert display.n_clusters == [3, 2]
+    assert texts(display.axes_[0])[:4] == [
+        "Cluster 0",
+        "3 · 50.0%",
+        "Cluster 1",
+        "3 · 50.0%",
+    ]
+    titles = [ax.get_title(loc="left") for ax in display.axes_]
+    assert titles == ["Facet 0: 3 clusters", "Facet 1: 2 clusters", "Facet 1 exchanged"]
+    title = "GivenFacets: 6 images in 2 facets"
+    assert display.figure_.get_suptitle() == display.title == title
+
+
+def test_facets_are_drawn_from_each_cluster():
+    X = random_images(6, 4, 4)
+    model = GivenFacets().fit(X)
+    display, again, other = (
+        FacetsDisplay.from_estimator(
+            model, X, n_samples=3, temperature=0.5, random_state=seed
+        )
+        for seed in (0, 0, 1)
+    )
+    for facet, own in enumerate(display.samples):
+        for cluster, row in enumerate(own):
+            assert len(row) == 3
+            for image in row:
+                assert image[3, 3] == 100 * facet + 10 * cluster
+                assert image[1, 1] == 5
+    first = [image[0, 0] for own in display.samples for row in own for image in row]
+    assert len(set(first)) > 5  # every cluster has noise of its own
+    np.testing.assert_array_equal(display.samples[0], again.samples[0])
+    assert (np.array(display.samples[0]) != other.samples[0]).any()
+    without = FacetsDisplay.from_estimator(model, X, n_samples=0)
+    assert without.samples == [[[], [], []], [[], []]]
+    assert "drawn" in texts(display.axes_[0])
+    assert "drawn" not in texts(without.axes_[0])
+
+
+@pytest.mark.parametrize(
+    "swap, swapped, rows, columns",
+    [
+        ("auto", [1], [0, 1], [5, 2]),
+        (-1, [1], [0, 1], [5, 2]),
+        ([0], [0], [5, 2], [0, 1]),
+    ],
+)
+def test_facets_are_exchanged(swap, swapped, rows, columns):
+    X = random_images(6, 4, 4)
+    display = FacetsDisplay.from_estimator(GivenFacets().fit(X), X, swap=swap)
+    assert display.swapped == swapped
+    # at the heads, the most typical image of each cluster that has one
+    np.testing.assert_array_equal(display.swap_rows, X[rows])
+    np.testing.assert_array_equal(display.swap_columns, X[columns])
+    for r, row in zip(rows, display.swap_grid, strict=True):
+        for c, image in zip(columns, row, strict=True):
+            assert image[0, 0] == swapped[0]
+            np.testing.assert_array_equal(image[1], X[r, 1])
+            np.testing.assert_array_equal(image[2:], X[c, 2:])
+    grid = display.axes_[-1]
+    assert len(grid.images) == 2 + 2 * 3
+    # each image stands right of the head of its row and below that of its column
+    found = {tuple(np.ravel(i.get_array())): i.get_extent() for i in grid.images}
+    for r in range(2):
+        for c in range(2):
+            left, _, bottom, _ = found[tuple(np.ravel(display.swap_grid[r][c]))]
+            head = found[tuple(np.ravel(display.swap_rows[r]))]
+            assert bottom == head[2] and left > head[0]
+            head = found[tuple(np.ravel(display.swap_columns[c]))]
+            assert left == head[0] and bottom < head[2]
+
+
+def test_facets_without_a_grid():
+    X = random_images(6, 4, 4)
+    display = FacetsDisplay.from_estimator(GivenFacets().fit(X), X, swap=None)
+    assert len(display.axes_) == 2
+    assert display.swap_grid == display.swap_rows == display.swapped == []
+
+
+def test_facets_of_many_clusters_show_the_largest():
+    X = random_images(6, 4, 4)
+    model = GivenFacets(PROBA[:, [2, 1, 0]]).fit(X)
+    display = FacetsDisplay.from_estimator(model, X, max_clusters=2)
+    # in the order of their numbers; the empty one is left out
+    assert [own.tolist() for own in display.clusters] == [[1, 2], [0, 1]]
+    assert display.axes_[0].get_title(loc="left") == "Facet 0: 2 of 3 clusters"
+    assert texts(display.axes_[0])[0] == "Cluster 1"
+    assert [row[0][3, 3] for row in display.samples[0]] == [10, 20]
+
+
+def test_facets_layout():
+    X = random_images(6, 4, 4)
+    model = GivenFacets().fit(X)
+    for n_columns in (None, 2, 1, 9):
+        display = FacetsDisplay.from_estimator(model, X, n_columns=n_columns)
+        display.figure_.draw_without_rendering()
+        assert len(display.axes_) == len(display.figure_.axes) == 3
+        grid = display.axes_[0].get_gridspec()
+        n = min(n_columns or 3, 3)
+        assert (grid.nrows, grid.ncols) == (-(-3 // n), n)
+        boxes = [ax.get_tightbbox() for ax in display.axes_]
+        whole = display.figure_.bbox.padded(1)
+        for i, box in enumerate(boxes):
+            assert not any(box.overlaps(other) for other in boxes[:i])
+            assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+            assert whole.y0 <= box.y0 < box.y1 <= whole.y1
+    left, right = plt.figure().subfigures(1, 2)
+    display.plot(figure=right)
+    assert display.figure_ is right
+    assert not left.axes
+    assert display.plot(figsize=(8, 6)) is display
+    assert display.figure_.get_size_inches().tolist() == [8, 6]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("kind", ["grey", "last", "first", "flat", "float", "paths"])
+def test_facets_of_a_fitted_model(kind, tmp_path):
+    images = random_images(40, 8, 8, 3)
+    X, settings = images, {}
+    if kind == "grey":
+        X = images[..., 0]
+    elif kind == "first":
+        X = np.moveaxis(images, -1, 1)
+    elif kind == "flat":
+        X = np.moveaxis(images, -1, 1).reshape(40, -1)
+        settings = {"image_shape": (3, 8, 8)}
+    elif kind == "float":
+        X = images / 100 - 1
+    elif kind == "paths":
+        X = [str(tmp_path / f"{i}.png") for i in range(40)]
+        for path, pixels in zip(X, images, strict=True):
+            Image.fromarray(pixels).save(path)
+    model = MFCVAE(
+        n_clusters=2,
+        latent_dims=2,
+        hidden_dims=8,
+        max_epochs=2,
+        random_state=0,
+        **settings,
+    ).fit(X)
+    display = FacetsDisplay.from_estimator(model, X, n_images=3, n_samples=2)
+    shape = (8, 8) if kind == "grey" else (8, 8, 3)
+    shown_by_estimator = images[..., 0] if kind == "grey" else images
+    # the range is that of real and drawn images together
+    atol = 1.0 if kind == "float" else 0
+    for own, indices in zip(display.images, display.indices, strict=True):
+        for row, rows in zip(own, indices, strict=True):
+            assert len(row) == min(3, len(rows))
+            for image, index in zip(row, rows, strict=True):
+                assert image.shape == shape
+                if not atol:
+                    np.testing.assert_array_equal(image, shown_by_estimator[index])
+                else:
+                    close = np.corrcoef(image.ravel(), images[index].ravel())[0, 1]
+                    assert close == pytest.approx(1)
+    drawn = [image for own in display.samples for row in own for image in row]
+    drawn += [image for row in display.swap_grid for image in row]
+    assert {image.shape for image in drawn} == {shape}
+    if kind == "float":
+        assert 0 <= min(i.min() for i in drawn) <= max(i.max() for i in drawn) <= 1
+    else:
+        assert {image.dtype for image in drawn} == {np.dtype(np.uint8)}
+
+
+@pytest.mark.parametrize(
+    "params, message",
+    [
+        ({"n_images": 0}, "n_images=0 should be at least 1"),
+        ({"n_samples": -1}, "n_samples=-1 should be at least 0"),
+        ({"max_clusters": 0}, "max_clusters=0 should be at least 1"),
+        ({"n_columns": 0}, "n_columns=0 should be at least 1"),
+        ({"swap": 2}, "swap=2 should be 'auto', None, or facets from -2 to 1"),
+        ({"swap": "all"}, "swap='all' should be 'auto', None"),
+        ({"swap": [0, -1]}, r"swap=\[0, -1\] should hold one .* leave one of the 2"),
+        ({"swap": []}, r"swap=\[\] should hold one facet at least"),
+    ],
+)
+def test_facets_errors(params, message):
+    X = random_images(6, 4, 4)
+    with pytest.raises(ValueError, match=message):
+        FacetsDisplay.from_estimator(GivenFacets().fit(X), X, **params)
+
+
+def test_facets_errors_of_the_estimator():
+    X = random_images(6, 4, 4)
+    with pytest.raises(TypeError, match="KMeans has no predict_proba_facets"):
+        FacetsDisplay.from_estimator(KMeans(), X)
+    with pytest.raises(NotFittedError, match="MFCVAE instance is not fitted"):
+        FacetsDisplay.from_estimator(MFCVAE(), X)
+    model = GivenFacets().fit(X)
+    model.image_shape_ = (1, 1, 16)
+    with pytest.raises(ValueError, match=r"vectors \(shape \(6, 16\)\)"):
+        FacetsDisplay.from_estimator(model, X.reshape(6, 16))
+
+
 def test_missing_matplotlib_is_named_with_its_remedy(monkeypatch):
     X = random_images(6, 4, 4)
     model = Given().fit(X, history=HISTORY)
     sheet = ClusterSheetDisplay.from_estimator(model, X)
+    facets = FacetsDisplay.from_estimator(GivenFacets().fit(X), X)
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     remedy = r"needs matplotlib, .* pip install skdeepcluster\[plot\]"
     for call in (
         lambda: ClusterSheetDisplay.from_estimator(model, X),
+        lambda: FacetsDisplay.from_estimator(GivenFacets().fit(X), X),
         lambda: HistoryDisplay.from_estimator(model),
         sheet.plot,
+        facets.plot,
         HistoryDisplay(history=HISTORY).plot,
     ):
         with pytest.raises(ImportError, match=remedy):

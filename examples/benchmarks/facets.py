@@ -96,7 +96,7 @@ def run(row, seed, args):
         "n": len(X),
         "seconds": wall,
         "cpu_seconds": cpu,
-        "found": found,
+        "found": bool(found),
         **{key: np.asarray(value).tolist() for key, value in match.items()},
         **{name: scores[name].tolist() for name in MEASURES},
         **report,

@@ -13,7 +13,6 @@ from sklearn.utils.validation import check_is_fitted
 from .._layouts import listed
 from ._style import QUIET, STRONG, pyplot
 from ._tiles import (
-    TILE,
     draw_tile,
     proportions,
     require_images,
@@ -26,7 +25,9 @@ from ._tiles import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
+TILE = 0.46  # inches, the side of one image if it is square
 LABEL, HEAD = 1.0, 0.5  # inches, the text beside the rows and above them
+HEADS = 6  # images at the head of each side of the grid
 APART = 0.3  # in widths of an image, between real images and drawn ones
 
 
@@ -123,7 +124,7 @@ class FacetsDisplay:
         estimator: Any,
         X: Any,
         *,
-        n_images: int = 5,
+        n_images: int = 4,
         n_samples: int = 4,
         max_clusters: int = 8,
         swap: int | Sequence[int] | Literal["auto"] | None = "auto",
@@ -141,7 +142,7 @@ class FacetsDisplay:
         estimator : fitted MFCVAE
         X : array-like, tensor or list of paths of length n
             Images, in whatever layout the estimator takes.
-        n_images : int, default=5
+        n_images : int, default=4
             The number of images of each cluster, if it has so many: those with the
             highest probability of it. Of equal ones the first in X come first.
         n_samples : int, default=4
@@ -151,9 +152,9 @@ class FacetsDisplay:
             Of facets with more clusters the largest are shown.
         swap : "auto", int, sequence of int or None, default="auto"
             The facets that the grid exchanges: the one for ``labels_`` by default, if
-            there is another. At the heads of the columns stand typical images of the
-            clusters of the first of these facets, at those of the rows typical images
-            of the clusters of the first facet that stays. None: no grid.
+            there is another. At the heads of the columns stand typical images of up to
+            6 clusters of the first of these facets, at those of the rows typical
+            images of clusters of the first facet that stays. None: no grid.
         temperature : float, default=1.0
             Scales the spread of drawn images within a cluster; 0 draws the middle.
         random_state : int, RandomState or None, default=None
@@ -215,7 +216,7 @@ class FacetsDisplay:
         # heads of the grid: the most typical image of each cluster that has one
         kept = next((j for j in range(n_facets) if j not in swapped), None)
         heads = [
-            np.array([rows[0] for rows in indices[j] if len(rows)], dtype=np.int64)
+            np.array([own[0] for own in indices[j] if len(own)][:HEADS], dtype=np.int64)
             for j in ((kept, swapped[0]) if swapped else ())
         ] or [np.empty(0, np.int64)] * 2
 
