@@ -56,9 +56,6 @@ ENGINE_KEYS = {
 }
 
 
-EPOCHS, MIN_STEPS, MAX_STEPS = 25, 600, 3000  # of max_epochs="auto"
-
-
 @dataclass(frozen=True)
 class Plan:
     """What is known before training starts.
@@ -114,7 +111,7 @@ class DeepClusterer(
     """Base class of the methods: everything but networks and objective.
 
     A method implements ``_module``, and where the defaults do not fit
-    ``_resolve_backbone``, ``_auto_epochs``, ``_schedule``, ``_optimizer_params``,
+    ``_resolve_backbone``, ``_auto_budget``, ``_schedule``, ``_optimizer_params``,
     ``_collapse_warning``, ``_n_clusters`` and ``score``.
     """
 
@@ -148,6 +145,9 @@ class DeepClusterer(
         """Clusters of ``labels_`` that were asked for."""
         return self.n_clusters
 
+    # of max_epochs="auto": epochs, and the fewest and the most steps
+    _auto_budget = (25, 600, 3000)
+
     def _resolve_backbone(self, device):
         """Return the backbone, checked, without an ``"auto"``."""
         return resolve_backbone(self.backbone, self.image_shape_, device)
@@ -158,7 +158,8 @@ class DeepClusterer(
 
     def _auto_epochs(self, n_samples, steps_per_epoch):
         """Epochs that ``max_epochs="auto"`` stands for."""
-        steps = min(MAX_STEPS, max(MIN_STEPS, EPOCHS * steps_per_epoch))
+        epochs, least, most = self._auto_budget
+        steps = min(most, max(least, epochs * steps_per_epoch))
         return epochs_for(steps, steps_per_epoch)
 
     def _schedule(self, plan):

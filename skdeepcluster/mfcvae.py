@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._base import DeepClusterer, epochs_for
+from ._base import DeepClusterer
 from ._facets import FacetMixin
 from ._layouts import is_vector
 from ._net import INFERENCE_BATCH, ClusterModule
@@ -20,7 +20,6 @@ from .callbacks import FacetCollapseWarning
 from .ladders import LADDERS
 from .mixture import LOG_2PI, MixturePrior
 
-EPOCHS, MIN_STEPS, MAX_STEPS = 40, 1600, 6000  # of max_epochs="auto"
 SCORE_DRAWS = 8  # fixed noise vectors of score_samples: four and their opposites
 
 
@@ -824,6 +823,8 @@ class MFCVAE(FacetMixin, DeepClusterer):
             )
         return {**always, **own[name]}
 
+    _auto_budget = (40, 1600, 6000)
+
     # -- what the engine asks ----------------------------------------------------------
 
     def _module(self, plan):
@@ -933,10 +934,6 @@ class MFCVAE(FacetMixin, DeepClusterer):
 
     def _collapse_warning(self):
         return FacetCollapseWarning()
-
-    def _auto_epochs(self, n_samples, steps_per_epoch):
-        steps = min(MAX_STEPS, max(MIN_STEPS, EPOCHS * steps_per_epoch))
-        return epochs_for(steps, steps_per_epoch)
 
     def _optimizer_params(self, plan):
         return {"optimizer": torch.optim.Adam}

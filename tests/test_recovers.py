@@ -5,11 +5,16 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from skdeepcluster import SCL, DigPro, StatDEC
-from skdeepcluster.datasets import load_digits_images, make_long_tail
+from skdeepcluster import MFCVAE, SCL, DigPro, StatDEC
+from skdeepcluster.datasets import (
+    load_digits_images,
+    make_facet_images,
+    make_long_tail,
+)
 from skdeepcluster.metrics import (
     balanced_clustering_accuracy,
     clustering_accuracy,
+    facet_label_scores,
     silhouette_scorer,
 )
 
@@ -90,3 +95,32 @@ def test_long_tail_of_usps(packs):
     model = StatDEC(10, max_epochs=30, random_state=0).fit(X)
     recall = balanced_clustering_accuracy(y, model.labels_)
     assert recall > balanced_clustering_accuracy(y, kmeans(X, 10)) + 0.08
+
+
+def test_facets_of_shapes_on_backgrounds():
+    X, Y = make_facet_images(
+        1500, size=16, n_shapes=3, n_backgrounds=4, jitter=0, random_state=0
+    )
+    model = MFCVAE(
+        (8, 6),
+        latent_dims=(4, 2),
+        backbone="mlp",
+        hidden_dims=128,
+        sigma_x=0.2,
+        stage_shares=(25, 35),
+        max_epochs=60,
+        batch_size=64,
+        lr=2e-3,
+        random_state=0,
+    ).fit(X)
+    scores = facet_label_scores(model.facet_labels_, Y)
+    (shape_0, background_0), (shape_1, background_1) = scores.nmi
+    assert scores.purity[1, 1] >= 0.95
+    assert scores.purity[0, 0] >= 0.55  # chance is about 0.37
+    assert shape_0 > shape_1 and background_1 > background_0
+    assert min(model.n_active_clusters_) >= 4
+    np.testing.assert_array_equal(model.predict_facets(X), model.facet_labels_)
+    # the facets draw what they stand for: other backgrounds, the shapes stay
+    order = np.random.default_rng(0).permutation(len(X))
+    swapped = model.predict_facets(model.swap_facets(X, X[order], 1))
+    assert (swapped[:, 1] == model.facet_labels_[order, 1]).mean() > 0.9

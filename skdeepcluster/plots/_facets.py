@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
+from .._device import make_seed
 from .._layouts import listed
 from ._style import QUIET, STRONG, pyplot
 from ._tiles import (
@@ -199,7 +200,7 @@ class FacetsDisplay:
         n_facets = len(estimator.facet_slices_)
         swapped = _swapped(swap, estimator.primary_facet, n_facets)
         shape, channels_last = estimator.image_shape_, estimator._channels_last
-        rng = check_random_state(random_state)
+        rng = np.random.RandomState(make_seed(random_state))
         X = listed(X)
         require_images(X, shape)
 
