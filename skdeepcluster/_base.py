@@ -240,11 +240,7 @@ class DeepClusterer(
         device = resolve_device(self.device)
         images = as_images(self, X, reset=True)
         n_samples = len(images)
-        if n_samples < np.max(self.n_clusters):
-            raise ValueError(
-                f"n_samples={n_samples} should be >= n_clusters={self.n_clusters}. "
-                "Pass more samples or lower n_clusters."
-            )
+        check_enough(n_samples, self._n_clusters)
         batch_size = min(self.batch_size, n_samples)
         steps = EpochBatches.count(n_samples, batch_size)
         epochs = self.max_epochs
@@ -516,6 +512,15 @@ class DeepClusterer(
         tags.transformer_tags.preserves_dtype = ["float32"]
         tags.input_tags.three_d_array = True
         return tags
+
+
+def check_enough(n_samples, n_clusters):
+    """Refuse more clusters than samples."""
+    if n_samples < n_clusters:
+        raise ValueError(
+            f"n_samples={n_samples} should be >= n_clusters={n_clusters}. Pass more "
+            "samples or lower n_clusters."
+        )
 
 
 def epochs_for(steps, steps_per_epoch):

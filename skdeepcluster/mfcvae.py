@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._base import DeepClusterer
+from ._base import DeepClusterer, check_enough
 from ._facets import FacetMixin
 from ._layouts import is_vector
 from ._net import INFERENCE_BATCH, ClusterModule
@@ -835,6 +835,8 @@ class MFCVAE(FacetMixin, DeepClusterer):
                 "holds vectors. Use 'gaussian', or pass image_shape=(C, H, W) if the "
                 "rows are images."
             )
+        n_clusters = self._per_facet("n_clusters", self.n_clusters)
+        check_enough(plan.n_samples, max(n_clusters))
         latent_dims, hidden_dims = self.latent_dims, self.hidden_dims
         if isinstance(latent_dims, str):
             latent_dims = (5,) * (n - 1) + (2,) if n > 1 else (10,)
@@ -868,7 +870,7 @@ class MFCVAE(FacetMixin, DeepClusterer):
             "backbone": plan.backbone,
             "ladder": ladder,
             "image_shape": plan.image_shape,
-            "n_clusters": self._per_facet("n_clusters", self.n_clusters),
+            "n_clusters": n_clusters,
             "latent_dims": self._per_facet("latent_dims", latent_dims),
             "hidden_dims": self._per_facet("hidden_dims", hidden_dims),
             "stage_epochs": self._stage_epochs(plan.max_epochs),
@@ -898,7 +900,7 @@ class MFCVAE(FacetMixin, DeepClusterer):
         n, shares = self.n_facets, self.stage_shares
         if shares is None:
             shares = [1] * n
-        if len(shares) != n or not all(s > 0 for s in shares):
+        if len(shares) != n or not all(isinstance(s, Real) and s > 0 for s in shares):
             raise ValueError(
                 f"stage_shares={self.stage_shares!r} should be None or {n} positive "
                 "numbers, one for each facet (n_facets), the deepest first."

@@ -60,6 +60,8 @@ def short(record):
     if "factors" in record:
         kept = ("k-means", "MFCVAE", "MFCVAE, one facet")
         return {**record, "runs": [r for r in record["runs"] if r["row"] in kept]}
+    if "method" not in record["runs"][0]:
+        return record
     runs = [run for run in record["runs"] if "," not in run["method"]]
     highest = max(run.get("ratio", 1) for run in runs)
     runs = [run for run in runs if run.get("ratio", 1) == highest]
@@ -256,7 +258,14 @@ def as_markdown(rows):
 def numbers(folder):
     """Return what belongs between the two comments."""
     parts = []
-    for kind in ("real_images", "long_tail", "facets", "engine", "memory"):
+    for kind in (
+        "real_images",
+        "long_tail",
+        "facets",
+        "paper_mnist",
+        "engine",
+        "memory",
+    ):
         path = folder / f"{kind}.json"
         if path.exists():
             record = short(json.loads(path.read_text()))
