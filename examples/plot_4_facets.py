@@ -71,7 +71,7 @@ for name, labels in (("KMeans", kmeans.labels_), ("MFCVAE", model.facet_labels_)
 # %%
 # Without labels one looks. A row is a cluster: its most typical images, and new ones
 # that were drawn from it. What a row has in common is its facet; all else varies.
-# Here the clusters of facet 0 are shapes, each in two sizes. In the grid, each image
+# Here the clusters of facet 0 are shapes, most in several sizes. In the grid, an image
 # has the background of the one above and the shape of the one to the left.
 
 display = FacetsDisplay.from_estimator(model, X, random_state=0)
