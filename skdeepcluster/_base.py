@@ -368,16 +368,20 @@ class DeepClusterer(
         self.cluster_centers_ = net.module_.centers.cpu().numpy()[self._kept]
         net.trim_for_prediction()  # nothing in it points back at the estimator
 
+    def _clusterings(self):
+        """What to call each clustering, its clusters in use, and those asked for."""
+        return [("", len(self._kept), self._n_clusters)]
+
     def _check_empty(self):
-        n_clusters = self._n_clusters
-        if len(self._kept) < n_clusters:
-            warnings.warn(
-                f"{n_clusters - len(self._kept)} of {n_clusters} clusters "
-                f"are empty: labels run from 0 to {len(self._kept) - 1}. Lower "
-                "n_clusters, train longer (max_epochs), or pass more samples.",
-                ConvergenceWarning,
-                stacklevel=FIT_STACKLEVEL,
-            )
+        for name, in_use, asked in self._clusterings():
+            if in_use < asked:
+                warnings.warn(
+                    f"{name}{asked - in_use} of {asked} clusters are empty: labels run "
+                    f"from 0 to {in_use - 1}. Lower n_clusters, train longer "
+                    "(max_epochs), or pass more samples.",
+                    ConvergenceWarning,
+                    stacklevel=FIT_STACKLEVEL,
+                )
 
     # -- using the fitted networks -----------------------------------------------------
 

@@ -340,6 +340,8 @@ class FacetMixin:
         """
         Z, other = self._embed(self._read(X_a)), self._embed(self._read(X_b))
         other = self._paired(other, len(Z), "X_b")
+        if facets is None:
+            raise ValueError("facets=None should be a facet or a list of facets.")
         for facet in np.atleast_1d(facets).tolist():
             columns = self.facet_slices_[self._check_facet(facet)]
             Z[:, columns] = other[:, columns]
@@ -411,10 +413,12 @@ class FacetMixin:
 
     def _along_means(self, facet, clusters, n_steps):
         """Path (n_steps, d) through the means of clusters."""
+        if np.ndim(clusters) != 1 or len(clusters) < 2:
+            raise ValueError(
+                f"clusters={clusters!r} should be a list of two clusters at least."
+            )
         for cluster in clusters:
             self._check_cluster(facet, cluster)
-        if len(clusters) < 2:
-            raise ValueError(f"clusters={clusters!r} should hold two at least.")
         stops = self.means_[facet][list(clusters)]
         at = np.linspace(0, len(stops) - 1, n_steps)
         lower = np.minimum(at.astype(int), len(stops) - 2)

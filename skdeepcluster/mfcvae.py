@@ -481,8 +481,8 @@ class MFCVAE(FacetMixin, DeepClusterer):
     n_facets : int, default=2
         Number of clusterings. With 1 it is a model like VaDE.
     latent_dims : int, sequence of n_facets ints or "auto", default="auto"
-        Latents of each facet, from the shallow to the deep ones. ``"auto"``: 2 for the
-        deepest and 5 for the others; 10 for a single facet.
+        Latents of each facet, from the shallow to the deep ones. ``"auto"``: 5 for the
+        shallowest and 2 for the others; 10 for a single facet.
     image_shape : tuple (C, H, W), default=None
         Says that the rows of a 2-D X are flattened images, what file images are
         resized to, or where the channels of an ambiguous 4-D X are.
@@ -494,7 +494,7 @@ class MFCVAE(FacetMixin, DeepClusterer):
         ablation.
     hidden_dims : int, sequence of n_facets ints or "auto", default="auto"
         Width of each block of the ladder: units, or channels. ``"auto"``: 400 units,
-        or 16 channels that double from block to block.
+        or 16 channels that double from block to block up to 64.
     augment : str or callable, default="none"
         How images are changed before they are encoded and drawn, as for the other
         methods. What changes at random becomes part of what the facets explain.
@@ -839,11 +839,11 @@ class MFCVAE(FacetMixin, DeepClusterer):
         check_enough(plan.n_samples, max(n_clusters))
         latent_dims, hidden_dims = self.latent_dims, self.hidden_dims
         if isinstance(latent_dims, str):
-            latent_dims = (5,) * (n - 1) + (2,) if n > 1 else (10,)
+            latent_dims = (5,) + (2,) * (n - 1) if n > 1 else (10,)
         if isinstance(hidden_dims, str):
             hidden_dims = (400,) * n
             if plan.backbone == "conv":
-                hidden_dims = tuple(16 * 2**j for j in range(n))
+                hidden_dims = tuple(min(16 * 2**j, 64) for j in range(n))
         output = self.output
         if output == "auto":
             output = "identity" if vectors else "sigmoid"
@@ -949,6 +949,11 @@ class MFCVAE(FacetMixin, DeepClusterer):
             "facet_slices_": [slice(int(a), int(b)) for a, b in dims],
             "_kept_facets": kept,
         }
+
+    def _clusterings(self):
+        asked = self._per_facet("n_clusters", self.n_clusters)
+        pairs = zip(self.n_active_clusters_, asked, strict=True)
+        return [(f"Facet {j}: ", *pair) for j, pair in enumerate(pairs)]
 
     def _finish(self, net, images):
         super()._finish(net, images)
