@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._base import DeepClusterer, check_enough
-from ._facets import FacetMixin
 from ._layouts import is_vector
 from ._net import INFERENCE_BATCH, ClusterModule
 from .callbacks import FacetCollapseWarning
+from .facets import FacetMixin
 from .ladders import LADDERS
 from .mixture import LOG_2PI, MixturePrior
 

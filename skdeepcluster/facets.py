@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
 from sklearn.utils import check_array
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from ._device import make_seed, seeded
@@ -18,6 +19,10 @@ from ._net import INFERENCE_BATCH
 
 class FacetMixin:
     """What MFCVAE does once it is fitted: several clusterings, and drawing."""
+
+    # an argument of ours, none that a meta-estimator should route
+    __metadata_request__predict = {"facet": UNUSED}
+    __metadata_request__predict_proba = {"facet": UNUSED}
 
     # -- several clusterings -----------------------------------------------------------
 
@@ -192,17 +197,17 @@ class FacetMixin:
         parts = [module.draw(part.to(device)) for part in z.split(INFERENCE_BATCH)]
         return as_input(self, module.scaling.raw(torch.cat(parts)))
 
-    def inverse_transform(self, Z):
+    def inverse_transform(self, X):
         """Draw images from latents.
 
         Parameters
         ----------
-        Z : array-like of shape (n, d)
-            In the columns of :meth:`transform`.
+        X : array-like of shape (n, d)
+            Latents, in the columns of :meth:`transform`.
 
         Returns
         -------
-        X : ndarray of shape (n, ...)
+        images : ndarray of shape (n, ...)
             Mean images, in layout and range of the training data; uint8 if those were.
 
         Raises
@@ -210,13 +215,13 @@ class FacetMixin:
         NotFittedError
             Before ``fit``.
         ValueError
-            If Z has another number of columns.
+            If X has another number of columns.
         """
         check_is_fitted(self)
-        Z = check_array(Z, dtype=np.float32, input_name="Z")
+        Z = check_array(X, dtype=np.float32)
         if Z.shape[1] != self._n_features_out:
             raise ValueError(
-                f"Z has {Z.shape[1]} columns, but transform gives "
+                f"X has {Z.shape[1]} columns, but transform gives "
                 f"{self._n_features_out}: the facets side by side, see facet_slices_."
             )
         return self._draw(Z)
