@@ -17,6 +17,23 @@ from ._layouts import as_input
 from ._net import INFERENCE_BATCH
 
 
+def check_facet(facet, n_facets, name):
+    """Return the number of a facet, from 0.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that number; ``name`` says where it came from.
+    """
+    if not isinstance(facet, Integral) or not -n_facets <= facet < n_facets:
+        raise ValueError(
+            f"{name}={facet!r} should be an integer from {-n_facets} to "
+            f"{n_facets - 1}: of {n_facets} facets (n_facets) 0 is the shallowest and "
+            "-1 the deepest."
+        )
+    return int(facet) % n_facets
+
+
 class FacetMixin:
     """What MFCVAE does once it is fitted: several clusterings, and drawing."""
 
@@ -176,15 +193,9 @@ class FacetMixin:
 
     def _check_facet(self, facet):
         """Return the number of a facet, from 0; None is the primary one."""
-        n, name = self.n_facets, "facet"
         if facet is None:
-            facet, name = self.primary_facet, "primary_facet"
-        if not isinstance(facet, Integral) or not -n <= facet < n:
-            raise ValueError(
-                f"{name}={facet!r} should be an integer from {-n} to {n - 1}: of "
-                f"{n} facets (n_facets) 0 is the shallowest and -1 the deepest."
-            )
-        return int(facet) % n
+            return self._primary_facet
+        return check_facet(facet, len(self.facet_slices_), "facet")
 
     # -- drawing -----------------------------------------------------------------------
 
@@ -299,14 +310,14 @@ class FacetMixin:
         if cluster is not None:
             self._check_cluster(facet, cluster)
         rng = np.random.RandomState(make_seed(random_state))
-        labels = np.empty((n_samples, self.n_facets), dtype=np.int64)
+        labels = np.empty((n_samples, len(self.facet_slices_)), dtype=np.int64)
         Z = np.empty((n_samples, self._n_features_out), dtype=np.float32)
         if like is not None:
             images = self._read(like)
             Z[:] = self._paired(self._embed(images), n_samples, "like")
             given = np.stack([a.argmax(1) for a in self._facet_logits(images)], axis=1)
             labels[:] = given
-        for j in range(self.n_facets):
+        for j in range(len(self.facet_slices_)):
             if like is not None and j != facet:
                 continue
             if j == facet and cluster is not None:

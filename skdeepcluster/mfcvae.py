@@ -16,7 +16,7 @@ from ._base import DeepClusterer, check_enough
 from ._layouts import is_vector
 from ._net import INFERENCE_BATCH, ClusterModule
 from .callbacks import FacetCollapseWarning
-from .facets import FacetMixin
+from .facets import FacetMixin, check_facet
 from .ladders import LADDERS
 from .mixture import LOG_2PI, MixturePrior
 
@@ -875,7 +875,7 @@ class MFCVAE(FacetMixin, DeepClusterer):
             "hidden_dims": self._per_facet("hidden_dims", hidden_dims),
             "stage_epochs": self._stage_epochs(plan.max_epochs),
             "steps_per_epoch": plan.steps_per_epoch,
-            "primary_facet": self._check_facet(None),
+            "primary_facet": self._primary(),
             "covariance_type": self.covariance_type,
             "learn_weights": self.learn_weights,
             "output": output,
@@ -895,12 +895,17 @@ class MFCVAE(FacetMixin, DeepClusterer):
             raise ValueError(f"{name}={value!r} should hold integers of at least 1.")
         return tuple(int(v) for v in values)
 
+    def _primary(self):
+        return check_facet(self.primary_facet, self.n_facets, "primary_facet")
+
     def _stage_epochs(self, max_epochs):
         """Return the epochs of each stage, in the order of training."""
         n, shares = self.n_facets, self.stage_shares
         if shares is None:
             shares = [1] * n
-        if len(shares) != n or not all(isinstance(s, Real) and s > 0 for s in shares):
+        if len(shares) != n or not all(
+            isinstance(s, Real) and 0 < s < math.inf for s in shares
+        ):
             raise ValueError(
                 f"stage_shares={self.stage_shares!r} should be None or {n} positive "
                 "numbers, one for each facet (n_facets), the deepest first."
@@ -916,7 +921,7 @@ class MFCVAE(FacetMixin, DeepClusterer):
     @property
     def _n_clusters(self):
         values = self._per_facet("n_clusters", self.n_clusters)
-        return values[self._check_facet(None)]
+        return values[self._primary()]
 
     def _resolve_backbone(self, device):
         vectors = is_vector(self.image_shape_)
@@ -947,6 +952,7 @@ class MFCVAE(FacetMixin, DeepClusterer):
         return {
             **super()._state(net),
             "facet_slices_": [slice(int(a), int(b)) for a, b in dims],
+            "_primary_facet": net.module_.primary_facet,
             "_kept_facets": kept,
         }
 
