@@ -7,7 +7,7 @@ the 10 000 test images; the record is written anew every few epochs. The packs a
     python examples/benchmarks/facets_mnist.py --packs FOLDER --json records/mnist.json
 
 ``--epochs`` shortens the schedule, stages and fade-in with it; ``--changed`` leaves the
-paper's settings at some places, such as ``--changed prior_init=warmup_gmm n_refits=5``.
+paper's settings at some places, such as ``--changed precision=bfloat16``.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def run(args, seed, report):
     X_test, y_test = read(args.packs, "mnist_test")
     settings = MFCVAE.paper_settings("mnist")
     settings.update(max_epochs=args.epochs or settings["max_epochs"])
-    settings.update(precision=args.precision, device=args.device, **args.changed)
+    settings.update(device=args.device, **args.changed)
     wall, cpu = time.perf_counter(), time.process_time()
     callback = TestScores(X_test, y_test, args.every, report)
     model = MFCVAE(**settings, callbacks=[callback], random_state=seed).fit(X[: args.n])
@@ -97,7 +97,6 @@ def main():
     parser.add_argument("--changed", type=change, nargs="*", default=[])
     parser.add_argument("--n", type=int, default=60_000, help="training images")
     parser.add_argument("--every", type=int, default=10, help="epochs between scores")
-    parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json")
