@@ -533,10 +533,11 @@ class SCL(DeepClusterer):
         (b, width); the module is copied. ``"auto"``: ``"mlp"`` for vectors, ``"conv"``
         for images up to 32 pixels on a CPU, else ``"resnet18"``.
     augment : str or callable, default="auto"
-        How views are made: ``"simclr"``, ``"digits"``, ``"weak"``, ``"vector"``, or a
-        callable that maps (b, C, H, W) in [0, 1] to the same shape. ``"auto"``:
-        ``"vector"`` for vectors, ``"digits"`` for one channel, else ``"simclr"``, which
-        mirrors and recolours: what you make invariant you stop clustering by.
+        How views are made: ``"simclr"``, ``"digits"``, ``"weak"``, ``"vector"``,
+        ``"none"``, or a callable that maps (b, C, H, W) in [0, 1] to the same shape.
+        ``"auto"``: ``"vector"`` for vectors, ``"digits"`` for one channel, else
+        ``"simclr"``, which mirrors and recolours: what you make invariant you stop
+        clustering by.
     max_epochs : int or "auto", default="auto"
         Passes over X. ``"auto"``: 25, but as many as make 600 steps at least and
         3000 at most, so that small data are not under-trained.
