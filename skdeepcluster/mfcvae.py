@@ -18,7 +18,7 @@ from ._net import INFERENCE_BATCH, ClusterModule
 from .callbacks import FacetCollapseWarning
 from .facets import FacetMixin, check_facet
 from .ladders import LADDERS
-from .mixture import LOG_2PI, MixturePrior
+from .mixture import LOG_2PI, MixturePrior, fit_mixture
 
 SCORE_DRAWS = 8  # fixed noise vectors of score_samples: four and their opposites
 
@@ -378,8 +378,8 @@ class MFCVAEModule(ClusterModule):
             return
         if self.options["prior_init"] == "gmm":
             # as the authors do: of the fitted mixture only the means are kept
-            prior.fit(mean, log_var, em_steps=0)
-            means = prior.means.clone()
+            mixture = fit_mixture(mean, prior.n_clusters, "diag")
+            means = torch.as_tensor(mixture.means_, device=mean.device)
         else:
             means = torch.randn_like(prior.means)
         variance = torch.full_like(means, self.options["init_variance"])
@@ -519,7 +519,8 @@ class MFCVAE(FacetMixin, DeepClusterer):
     n_mc_samples : int, default=1
         Samples of the latents of an image in a step.
     progressive : bool, default=True
-        Train the facets one after the other; else all from the start.
+        Train the facets one after the other; else all from the start, as with fewer
+        epochs than facets.
     stage_shares : sequence of n_facets floats, default=None
         Relative lengths of the stages in the order of training: the deepest facet
         first. None: equal.
@@ -817,7 +818,7 @@ class MFCVAE(FacetMixin, DeepClusterer):
                 "lr": 5e-4,
             },
         }
-        if name not in own:
+        if name not in list(own):
             raise ValueError(
                 f"name={name!r} is unknown; pass one of {', '.join(map(repr, own))}."
             )

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +17,7 @@ LOG_2PI = math.log(2 * math.pi)
 BETA = 10.0  # of softplus, as in the authors' code
 MIN_SCALE = 1e-3  # of a component: one point must not draw its variance to 0
 FIT_ROWS = 20_000  # that a mixture is fitted to at most
+N_INIT, EM_STEPS = 3, 5  # of a fit: starts of the mixture, and steps after it
 
 
 def log_normal(z: Tensor, means: Tensor, scales: Tensor) -> Tensor:
@@ -71,6 +73,36 @@ def expected_log_normal(
         )
         precision = inverse.square().sum(1)  # the diagonal of L^-T L^-1
     return log_normal(mean, means, scales) - 0.5 * log_var.exp() @ precision.T
+
+
+def fit_mixture(
+    points: Tensor, n_clusters: int, covariance_type: str
+) -> GaussianMixture:
+    """Fit scikit-learn's mixture, the best of some starts, seeded by torch.
+
+    Parameters
+    ----------
+    points : tensor of shape (n, d)
+    n_clusters : int
+    covariance_type : {"diag", "full"}
+
+    Returns
+    -------
+    mixture : GaussianMixture
+    """
+    points = points.double().cpu().numpy()
+    mixture = GaussianMixture(
+        n_clusters,
+        covariance_type=covariance_type,
+        n_init=N_INIT,
+        reg_covar=1e-4 * points.var() + 1e-9,
+        random_state=int(torch.randint(2**31 - 1, ())),
+    )
+    # so small that threads would mostly wait for each other
+    with threadpool_limits(1), warnings.catch_warnings():
+        # few distinct points, or not converged: the bound decides what is kept
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return mixture.fit(points)
 
 
 def _inverse_softplus(y):
@@ -166,7 +198,7 @@ class MixturePrior(nn.Module):
         covariances : array of shape (K, d) or (K, d, d)
             As in :class:`sklearn.mixture.GaussianMixture`.
         """
-        like = {"dtype": self.means.dtype, "device": self.means.device}
+        like = {"dtype": torch.float64, "device": self.means.device}
         covariances = torch.as_tensor(covariances, **like)
         if self.learn_weights:
             weights = torch.as_tensor(weights, **like)
@@ -182,9 +214,7 @@ class MixturePrior(nn.Module):
         self.set_extra_state(True)
 
     @torch.no_grad()
-    def fit(
-        self, mean: Tensor, log_var: Tensor, n_init: int = 3, em_steps: int = 5
-    ) -> None:
+    def fit(self, mean: Tensor, log_var: Tensor) -> None:
         """Fit the components to the posteriors of a data set.
 
         A :class:`~sklearn.mixture.GaussianMixture` of the means, widened by the mean
@@ -194,31 +224,17 @@ class MixturePrior(nn.Module):
         Parameters
         ----------
         mean, log_var : tensors of shape (n, d)
-        n_init : int, default=3
-            Starts of the mixture, of which the best is taken.
-        em_steps : int, default=5
         """
         if len(mean) > FIT_ROWS:
             rows = torch.randperm(len(mean), device=mean.device)[:FIT_ROWS]
             mean, log_var = mean[rows], log_var[rows]
-        points = mean.double().cpu().numpy()
-        mixture = GaussianMixture(
-            self.n_clusters,
-            covariance_type=self.covariance_type,
-            n_init=n_init,
-            reg_covar=1e-4 * points.var() + 1e-9,
-            random_state=int(torch.randint(2**31 - 1, ())),
-        )
-        with warnings.catch_warnings():
-            # few distinct points, or not converged: the bound decides what is kept
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            mixture.fit(points)
+        mixture = fit_mixture(mean, self.n_clusters, self.covariance_type)
         # without the posteriors' variance the widest component would take everything
         spread = log_var.double().exp().mean(0).cpu().numpy()
         if self.covariance_type == "full":
             spread = np.diag(spread)
         self.set(mixture.weights_, mixture.means_, mixture.covariances_ + spread)
-        for _ in range(em_steps):
+        for _ in range(EM_STEPS):
             self.em_step(mean, log_var)
 
     @torch.no_grad()
@@ -232,11 +248,14 @@ class MixturePrior(nn.Module):
         ----------
         mean, log_var : tensors of shape (n, d)
         """
-        r = self.expected_log_joint(mean, log_var).softmax(1)
+        mean, log_var = mean.double(), log_var.double()
+        old = self.means.double(), self.scales.double()
+        log_joint = self.log_weights + expected_log_normal(mean, log_var, *old)
+        r = log_joint.softmax(1)
         mass = r.sum(0)
         live = (mass > 1e-6).unsqueeze(1)
         share = r / mass.clamp_min(1e-6)
-        means = torch.where(live, share.T @ mean, self.means)
+        means = torch.where(live, share.T @ mean, old[0])
         spread = share.T @ log_var.exp()
         pairs = zip(share.T, means, strict=True)
         if self.covariance_type == "diag":
@@ -246,7 +265,7 @@ class MixturePrior(nn.Module):
             live = live.unsqueeze(2)
             squares = [(s * (mean - m).T) @ (mean - m) for s, m in pairs]
             covariances = torch.stack(squares) + torch.diag_embed(spread)
-        covariances = torch.where(live, covariances, self.covariances)
+        covariances = torch.where(live, covariances, self.covariances.double())
         self.set(mass / mass.sum(), means, covariances)
 
     def sample(self, components: Tensor, temperature: float = 1.0) -> Tensor:
