@@ -512,7 +512,7 @@ class MFCVAE(FacetMixin, DeepClusterer):
         Covariances of the clusters.
     learn_weights : bool, default=False
         Whether the weights of the clusters are learnt; else they are uniform. Learnt
-        weights merge clusters where there are few.
+        weights may merge clusters where there are few.
     elbo_estimator : {"mc", "analytic"}, default="mc"
         How the facets' part of the bound is estimated in training: by samples, or in
         closed form at the optimal q(c|x).
