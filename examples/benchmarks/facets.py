@@ -34,6 +34,7 @@ CHANGED = {
     "MFCVAE, shared networks": {"architecture": "shared"},
     "MFCVAE, all facets at once": {"progressive": False},
     "MFCVAE, the paper's start": {"prior_init": "gmm", "n_refits": 0},
+    "MFCVAE, latents 5, 1, 1": {"latent_dims": (5, 1, 1)},  # of three factors
 }
 ROWS = ["k-means", *CHANGED]
 
