@@ -112,7 +112,7 @@ class DeepClusterer(
 
     A method implements ``_module``, and where the defaults do not fit
     ``_resolve_backbone``, ``_auto_budget``, ``_schedule``, ``_optimizer_params``,
-    ``_collapse_warning``, ``_n_clusters`` and ``score``.
+    ``_collapse_warning``, ``_n_clusters``, ``_clusterings`` and ``score``.
     """
 
     _parameter_constraints: dict = {

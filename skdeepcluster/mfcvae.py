@@ -393,9 +393,7 @@ class MFCVAEModule(ClusterModule):
         for key in ("kl_z", "kl_c", "effective_clusters"):
             report[key] = []
         for j, (prior, facet) in enumerate(zip(self.priors, facets, strict=True)):
-            joint = torch.cat(
-                [prior.expected_log_joint(*rows) for rows in chunks(*facet)]
-            )
+            joint = expected_log_joint(prior, *facet)
             log_weights = prior.log_weights
             kl_z, kl_c = divergences(
                 joint.softmax(1),
@@ -424,16 +422,18 @@ class MFCVAEModule(ClusterModule):
                 refit_prior(prior, *facet)
         # facets that an interrupt came before stay out of the pictures
         self.alpha = [1.0 if a > 0 else 0.0 for a in self.alpha]
-        labels = embed(self.logits).argmax(1)
+        j = self.primary_facet
+        labels = expected_log_joint(self.priors[j], *facets[j]).argmax(1)
         members = F.one_hot(labels, len(self.centers)).to(posteriors.dtype)
         means = posteriors[:, : sum(self.latent_dims)]
         sizes = members.sum(0).unsqueeze(1)
         self.centers = members.T @ means / sizes.clamp_min(1)
 
 
-def chunks(*tensors):
-    """Rows of tensors, some at a time."""
-    return zip(*(t.split(INFERENCE_BATCH) for t in tensors), strict=True)
+def expected_log_joint(prior, mean, log_var):
+    """``prior.expected_log_joint`` of all images (n, d), some at a time: (n, K)."""
+    rows = zip(mean.split(INFERENCE_BATCH), log_var.split(INFERENCE_BATCH), strict=True)
+    return torch.cat([prior.expected_log_joint(*part) for part in rows])
 
 
 def refit_prior(prior, mean, log_var):
@@ -444,8 +444,7 @@ def refit_prior(prior, mean, log_var):
     """
 
     def bound():
-        parts = [prior.expected_log_joint(*rows) for rows in chunks(mean, log_var)]
-        return torch.cat(parts).logsumexp(1).mean()
+        return expected_log_joint(prior, mean, log_var).logsumexp(1).mean()
 
     before, old = bound(), copy.deepcopy(prior.state_dict())
     prior.fit(mean, log_var)

@@ -258,7 +258,7 @@ def untrained(monkeypatch):
 @pytest.mark.parametrize("image_shape", [None, (1, 8, 8)])
 @pytest.mark.usefixtures("untrained")
 class TestFiles:
-    def refused(self, X, match, image_shape, error=ValueError):
+    def assert_refused(self, X, match, image_shape, error=ValueError):
         estimator = make(image_shape=image_shape)
         before = dict(vars(estimator))
         with pytest.raises(error, match=match):
@@ -268,42 +268,42 @@ class TestFiles:
     def test_missing(self, files, image_shape):
         X = [*files[0], "not/there.png"]
         match = r"file 'not/there.png' does not exist. Remove it from X, or pass its"
-        self.refused(X, match, image_shape)
+        self.assert_refused(X, match, image_shape)
 
     @pytest.mark.parametrize("format", ["png", "jpeg"])
     def test_truncated(self, files, image_shape, tmp_path, format):
         good, write = files
         path = write("half", truncated(tmp_path / "whole", format))
         match = rf"'{path}' is truncated or damaged \(.*\). Remove it from X"
-        self.refused([*good, path], match, image_shape or (3, 64, 64))
+        self.assert_refused([*good, path], match, image_shape or (3, 64, 64))
         if image_shape is None:
-            self.refused([path] * 4, match, None)
+            self.assert_refused([path] * 4, match, None)
 
     @pytest.mark.parametrize("content", [b"", b"hello, I am a text"])
     def test_no_image(self, files, image_shape, content):
         good, write = files
         path = write("text.png", content)
         match = rf"'{path}' is not an image .*Remove it from X"
-        self.refused([*good, path], match, image_shape)
+        self.assert_refused([*good, path], match, image_shape)
 
     def test_folder_among_files(self, files, image_shape, tmp_path):
         match = rf"'{tmp_path}' is not an image .*Remove it from X"
-        self.refused([*files[0], str(tmp_path)], match, image_shape)
+        self.assert_refused([*files[0], str(tmp_path)], match, image_shape)
 
     def test_one_file(self, files, image_shape):
         match = r"1 sample\(s\) \(n_samples = 1\) while a minimum of 2 is required"
-        self.refused(files[0][:1], match, image_shape)
+        self.assert_refused(files[0][:1], match, image_shape)
 
     def test_unknown_range(self, files, image_shape, tmp_path):
         path = tmp_path / "float.tiff"
         Image.fromarray(np.ones((8, 8), np.float32)).save(path)
         match = rf"'{path}' holds 32-bit values, .* Save it with 8 or 16 bits"
-        self.refused([*files[0], path], match, image_shape or (3, 8, 8))
+        self.assert_refused([*files[0], path], match, image_shape or (3, 8, 8))
 
     @pytest.mark.parametrize("other", [None, 3, np.zeros((8, 8))])
     def test_paths_and_others(self, files, image_shape, other):
         match = r"X mixes file paths with other things: X\[9\] is of type .*Pass paths"
-        self.refused([*files[0], other], match, image_shape, TypeError)
+        self.assert_refused([*files[0], other], match, image_shape, TypeError)
 
 
 def test_files_of_different_sizes(files, tmp_path):
