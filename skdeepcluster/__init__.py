@@ -2,8 +2,9 @@
 
 from ._version import __version__
 from .digpro import DigPro
+from .gcc import GCC
 from .mfcvae import MFCVAE
 from .scl import SCL
 from .statdec import StatDEC
 
-__all__ = ["DigPro", "MFCVAE", "SCL", "StatDEC", "__version__"]
+__all__ = ["GCC", "DigPro", "MFCVAE", "SCL", "StatDEC", "__version__"]

@@ -81,14 +81,15 @@ class ClusterModule(nn.Module):
         """Weighted parts of the objective by name; their sum is minimised."""
         raise NotImplementedError
 
-    def refresh(self, embed: Callable[..., Tensor]) -> dict:
+    def refresh(self, embed: Embedder) -> dict:
         """Bring assignments up to date: before the first and after every epoch.
 
         Parameters
         ----------
-        embed : callable
+        embed : Embedder
             ``embed()`` is ``encode`` of all training images, shape (n, d), in order;
-            ``embed(function)`` is another function of standardised images.
+            ``embed(function)`` is another function of standardised images, and
+            ``embed.images`` are the images themselves.
 
         Returns
         -------
@@ -97,11 +98,37 @@ class ClusterModule(nn.Module):
         """
         return {}
 
-    def finish(self, embed: Callable[..., Tensor]) -> None:
+    def finish(self, embed: Embedder) -> None:
         """Settle the assignment after the last epoch; ``embed`` is float32 here."""
 
     def after_step(self) -> None:
         """Run after each optimiser step: the place of an EMA teacher."""
+
+
+class Embedder:
+    """Functions of all training images, for the hooks of a module.
+
+    Parameters
+    ----------
+    net : ClusterNet
+    images : Images
+    bfloat16 : bool
+
+    Attributes
+    ----------
+    images : Images
+        The training data, raw.
+    bfloat16 : bool
+        Whether networks run under autocast.
+    """
+
+    def __init__(self, net, images, bfloat16):
+        self.net, self.images, self.bfloat16 = net, images, bfloat16
+
+    def __call__(self, function: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """``function`` of the standardised images, ``encode`` if it is None: (n, d)."""
+        function = function or self.net.module_.encode
+        return self.net.evaluate(self.images, function, self.bfloat16)
 
 
 @torch.no_grad()
@@ -199,7 +226,14 @@ class ClusterNet(NeuralNet):
         Whether networks train under bfloat16 autocast.
     **kwargs
         As for :class:`skorch.NeuralNet`. ``compile=True`` compiles the backbones only.
+
+    Attributes
+    ----------
+    rate : str
+        What the user knows ``lr`` by.
     """
+
+    rate = "lr"
 
     def __init__(self, module, *args, bfloat16=False, **kwargs):
         kwargs.setdefault("criterion", nn.Identity)
@@ -275,7 +309,7 @@ class ClusterNet(NeuralNet):
         bad = [name for name, value in parts.items() if not math.isfinite(value)]
         raise FloatingPointError(
             f"The loss became NaN or infinite in epoch {len(self.history)} (loss part: "
-            f"{', '.join(bad) or 'their sum'}). Lower lr={self.lr}, or train with "
+            f"{', '.join(bad) or 'their sum'}). Lower {self.rate}={self.lr}, or train with "
             "precision='float32'."
         )
 
@@ -302,11 +336,9 @@ class ClusterNet(NeuralNet):
         for name, value in report.items():
             record(name, value)
 
-    def embedder(self, images, bfloat16=False) -> Callable[..., Tensor]:
+    def embedder(self, images, bfloat16=False) -> Embedder:
         """Return the ``embed`` that the module's hooks are given."""
-        return lambda function=self.module_.encode: self.evaluate(
-            images, function, bfloat16
-        )
+        return Embedder(self, images, bfloat16)
 
     @torch.no_grad()
     def evaluate(self, images, function, bfloat16=False) -> Tensor:
