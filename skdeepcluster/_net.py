@@ -309,8 +309,8 @@ class ClusterNet(NeuralNet):
         bad = [name for name, value in parts.items() if not math.isfinite(value)]
         raise FloatingPointError(
             f"The loss became NaN or infinite in epoch {len(self.history)} (loss part: "
-            f"{', '.join(bad) or 'their sum'}). Lower {self.rate}={self.lr}, or train with "
-            "precision='float32'."
+            f"{', '.join(bad) or 'their sum'}). Lower {self.rate}={self.lr}, or train "
+            "with precision='float32'."
         )
 
     def on_batch_end(self, net, batch=None, training=False, **kwargs):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
 
+from ._bank import balanced_weights
 from ._layouts import is_vector
 from ._net import ClusterModule, ClusterNet, WarmupCosine, ema_update
 from .augment import RandomHorizontalFlip
@@ -20,6 +21,7 @@ from .callbacks import TrainingBar
 
 TIMESTEPS = 1000
 WARMUP_STEPS = 50
+SAMPLING_BATCH = 256
 EPOCH_STEPS = 50  # of a row in the history of the training
 MLP_WIDTH, MLP_BLOCKS = 256, 3
 SAMPLERS = ("dpm-solver++", "ddim", "ddpm")
@@ -198,7 +200,8 @@ class MLPDenoiser(nn.Module):
 
         d = math.prod(image_shape)
         self.into, self.out = nn.Linear(d, width), nn.Linear(width, d)
-        self.skip = nn.Linear(d, d)  # v is nearly linear in x where noise prevails
+        # v is nearly a multiple of x, which depends on the noise in it
+        self.gate = nn.Linear(width, d)
         self.time = nn.Sequential(
             Timesteps(64, flip_sin_to_cos=True, downscale_freq_shift=0),
             TimestepEmbedding(64, width),
@@ -221,7 +224,7 @@ class MLPDenoiser(nn.Module):
         h = self.into(flat)
         for block in self.blocks:
             h = h + block(h + condition)
-        return (self.out(h) + self.skip(flat)).view_as(x)
+        return (self.out(h) + self.gate(condition) * flat).view_as(x)
 
 
 class ConditionalDiffusion(nn.Module):
@@ -358,6 +361,37 @@ class ConditionalDiffusion(nn.Module):
             x = scheduler.step(v, t, x).prev_sample
         return self.to_unit(x)
 
+    def sample_all(
+        self,
+        labels: Tensor,
+        guidance_scale: float = 1.5,
+        n_steps: int = 15,
+        sampler: str = "dpm-solver++",
+        bar: str | None = None,
+    ) -> Tensor:
+        """Draw any number of images, some hundred at a time.
+
+        Parameters
+        ----------
+        labels : int64 tensor of shape (n,)
+        guidance_scale, n_steps, sampler
+            As for :meth:`sample`.
+        bar : str, optional
+            Title of a progress bar; none without.
+
+        Returns
+        -------
+        unit : tensor of shape (n, C, H, W)
+        """
+        from tqdm.auto import tqdm
+
+        drawn = []
+        with tqdm(total=len(labels), desc=bar, unit="image", disable=not bar) as shown:
+            for part in labels.split(SAMPLING_BATCH):
+                drawn.append(self.sample(part, guidance_scale, n_steps, sampler))
+                shown.update(len(part))
+        return torch.cat(drawn)
+
 
 def make_sampler(scheduler, sampler):
     """Return the scheduler of diffusers that samples what ``scheduler`` trains."""
@@ -456,28 +490,6 @@ class DiffusionNet(ClusterNet):
 
     def get_iterator(self, dataset, training=False):
         return DataLoader(dataset, sampler=self.batches, batch_size=None)
-
-
-def balanced_weights(labels: Tensor, n_clusters: int, null_mass: float = 2.0) -> Tensor:
-    """Weights by which every class is drawn equally often, however large it is.
-
-    Parameters
-    ----------
-    labels : int64 tensor of shape (n,)
-        ``n_clusters`` for images without a class.
-    n_clusters : int
-    null_mass : float
-        How often those are drawn, all together; a class is drawn once.
-
-    Returns
-    -------
-    weights : tensor of shape (n,)
-        One over the size of the class.
-    """
-    sizes = torch.bincount(labels, minlength=n_clusters + 1)
-    mass = torch.ones(n_clusters + 1, device=labels.device)
-    mass[n_clusters] = null_mass
-    return (mass / sizes.clamp_min(1))[labels]
 
 
 def train_diffusion(

@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._bank import Bank
 from ._base import DeepClusterer
 from ._cluster_statistics import squared_distances
 from ._device import make_seed, resolve_device, seeded
@@ -27,10 +28,9 @@ from ._layouts import as_input
 from ._net import INFERENCE_BATCH, ClusterModule, WarmupCosine, feature_spread
 from .backbones import make_backbone
 from .diffusion import (
-    DENOISERS,
     SAMPLERS,
+    TIMESTEPS,
     ConditionalDiffusion,
-    balanced_weights,
     resolve_denoiser,
     train_diffusion,
 )
@@ -39,10 +39,9 @@ from .losses import nt_xent
 
 KERNELS = (0.25, 0.5, 1.0, 2.0, 4.0)  # widths, in mean squared distances
 LEAST_RELIABLE = 8  # images of a cluster, if it has so many
-LEAST_KEPT = 10  # generated images of a class, below which none is filtered out
 LEAST_DISTANCE = 0.1  # between two anchors
-SAMPLING_BATCH = 256
 PROTOTYPE_LR_SCALE = 10.0
+LATER_STEPS, LATER_LR = 1 / 3, 1 / 4  # of the diffusion model, after round 1
 
 
 # -- the objective ---------------------------------------------------------------------
@@ -345,6 +344,7 @@ class GCCModule(ClusterModule):
     denoiser : str
     diffusion_steps : int
         Steps of the first round's training of the diffusion model.
+    diffusion_lr : float
     flip : bool
         Whether it learns of mirrored images, too.
     verbose : bool
@@ -368,6 +368,7 @@ class GCCModule(ClusterModule):
         samples_per_cluster,
         denoiser,
         diffusion_steps,
+        diffusion_lr,
         flip,
         verbose,
         **options,
@@ -375,8 +376,8 @@ class GCCModule(ClusterModule):
         super().__init__(scaling, augmentation)
         self.n_clusters, self.options = n_clusters, options
         self.ends = np.cumsum([warmup_epochs, *round_epochs]).tolist()
-        self.bank_batch = min(batch_size, n_clusters * samples_per_cluster)
-        self.diffusion_steps, self.flip = diffusion_steps, flip
+        self.diffusion_steps, self.diffusion_lr = diffusion_steps, diffusion_lr
+        self.flip = flip
         self.verbose = verbose
         network, width = make_backbone(backbone, image_shape)
         projector = projection_head(width, hidden_dim, feature_dim)
@@ -388,25 +389,19 @@ class GCCModule(ClusterModule):
             with torch.random.fork_rng():  # stage I is the same with and without it
                 diffusion = ConditionalDiffusion(image_shape, n_clusters, denoiser)
             self.generator = diffusion.requires_grad_(False)
-        labels = torch.arange(n_clusters).repeat_interleave(samples_per_cluster)
-        for name, buffer in {
-            "labels": torch.zeros(n_samples, dtype=torch.int64),
-            "first_labels": torch.zeros(n_samples, dtype=torch.int64),
-            "confidence": torch.ones(n_samples),
-            "reliable": torch.ones(n_samples, dtype=torch.bool),
-            "anchors": prototypes.clone(),
-            "bank": torch.zeros(len(labels), *image_shape),
-            "bank_labels": labels,
-            "bank_weights": torch.zeros(len(labels)),
-        }.items():
-            self.register_buffer(name, buffer)
-        self.epoch, self.round, self.clustered, self.has_bank = 0, 0, False, False
+        self.bank = Bank(image_shape, n_clusters, samples_per_cluster, batch_size)
+        self.register_buffer("labels", torch.zeros(n_samples, dtype=torch.int64))
+        self.register_buffer("first_labels", torch.zeros_like(self.labels))
+        self.register_buffer("reliable", torch.ones(n_samples, dtype=torch.bool))
+        self.register_buffer("confidence", torch.ones(n_samples))
+        self.register_buffer("anchors", prototypes.clone())
+        self.epoch, self.round, self.clustered = 0, 0, False
         self.stages, self.agreement, self.before, self.seen = [], [], None, None
         self.began = time.perf_counter()
 
     def get_extra_state(self):
         """State beside parameters and buffers, for ``state_dict``."""
-        names = ("epoch", "round", "clustered", "has_bank", "converged")
+        names = ("epoch", "round", "clustered", "converged")
         names += ("stages", "agreement", "before")
         return {name: copy.deepcopy(getattr(self, name)) for name in names}
 
@@ -449,10 +444,10 @@ class GCCModule(ClusterModule):
             return {"contrast": contrast}
         parts = {"contrast": o["contrast_weight"] * contrast}
         labels, reliable = self.labels[index], self.reliable[index]
-        if self.has_bank:
-            drawn, drawn_labels = self.draw()
+        if self.bank.in_use:
+            drawn, drawn_labels = self.bank.draw()
             with frozen_running_statistics(self.online):
-                zg = self.encode(drawn)
+                zg = self.encode(self.view(drawn))
             self.seen = zg.detach(), drawn_labels
             align = alignment_loss(
                 z1,
@@ -480,12 +475,10 @@ class GCCModule(ClusterModule):
         """Images of each cluster, by the pseudo-labels: (n_clusters,)."""
         return F.one_hot(self.labels, self.n_clusters).sum(0)
 
-    def draw(self):
-        """Draw a view of images of the bank, each class as often: views and classes."""
-        rows = torch.multinomial(self.bank_weights, self.bank_batch, replacement=True)
-        view = self.scaling.standardize(self.augmentation(self.bank[rows]).float())
-        view = view.contiguous(memory_format=torch.channels_last)
-        return view, self.bank_labels[rows]
+    def view(self, unit):
+        """Augment images in [0, 1], as the engine does for real ones."""
+        x = self.scaling.standardize(self.augmentation(unit).float())
+        return x.contiguous(memory_format=torch.channels_last)
 
     def after_step(self):
         """Move the anchors to the generated features of the batch."""
@@ -498,7 +491,7 @@ class GCCModule(ClusterModule):
 
     @torch.no_grad()
     def refresh(self, embed):
-        """Look after the round under way; end it, and start the next, when it is over."""
+        """Look after the round under way; end it and start the next when it is over."""
         z = embed()
         report = {"feature_spread": feature_spread(z), "round": self.round}
         over = self.epoch == self.ends[self.round]
@@ -513,11 +506,10 @@ class GCCModule(ClusterModule):
         self.epoch += 1
         return report
 
+    @torch.no_grad()
     def end_pretraining(self, z):
-        """End stage I: the head becomes a spherical k-means of the features, exactly."""
-        centers, _ = spherical_kmeans(
-            z, self.n_clusters, n_init=self.options["n_init"]
-        )
+        """End stage I: the head becomes a spherical k-means of the features."""
+        centers, _ = spherical_kmeans(z, self.n_clusters, n_init=self.options["n_init"])
         self.prototypes.copy_(centers)
         self.labels = self.head(z).argmax(1)
         self.first_labels, self.clustered = self.labels, True
@@ -525,19 +517,22 @@ class GCCModule(ClusterModule):
 
     def start_round(self, embed):
         """Fix pseudo-labels and reliable images, and make a bank by them."""
-        proba = embed(self.logits).softmax(1)
-        self.confidence, self.labels = proba.max(1)
+        o, k = self.options, self.n_clusters
+        self.confidence, self.labels = embed(self.logits).softmax(1).max(1)
         self.reliable = reliable_samples(
-            self.confidence, self.labels, self.n_clusters, self.options["reliable_share"]
+            self.confidence, self.labels, k, o["reliable_share"]
         )
         self.before = {
             "online": copy.deepcopy(self.online.state_dict()),
             "prototypes": self.prototypes.detach().clone(),
         }
-        if self.generator is None:
-            self.fill_with_real(embed.images)
+        if self.generator is not None:
+            self.train_generator(embed)
+            self.bank.images = self.generate()
         else:
-            self.fill_with_generated(embed)
+            rows = self.bank.rows_of(self.labels, self.reliable)
+            raw, _ = embed.images[rows.cpu()]
+            self.bank.images = self.scaling.unit(raw.to(rows.device))
         self.judge_bank()
         self.began = time.perf_counter()
 
@@ -595,112 +590,93 @@ class GCCModule(ClusterModule):
             )
             self.prototypes.copy_(centers)
         self.before = None
-        self.bank = self.bank[:0]  # as large as the training data, and of no more use
+        self.bank.clear()
         if self.generator is not None:
             self.generator.bfloat16 = False
 
     # -- the bank ----------------------------------------------------------------------
 
-    def fill_with_generated(self, embed):
-        """Train the diffusion model on the reliable labels, and draw from it."""
-        o, first = self.options, self.round == 1
+    def train_generator(self, embed):
+        """Train the diffusion model on the reliable labels; go on in later rounds."""
+        o, steps, lr = self.options, self.diffusion_steps, self.diffusion_lr
+        if self.round > 1:
+            steps, lr = math.ceil(LATER_STEPS * steps), LATER_LR * lr
         null = torch.full_like(self.labels, self.n_clusters)
-        began = time.perf_counter()
+        self.began = time.perf_counter()
         loss = train_diffusion(
             self.generator,
             embed.images,
             self.scaling,
             torch.where(self.reliable, self.labels, null),
-            steps=self.diffusion_steps if first else math.ceil(self.diffusion_steps / 3),
+            steps=steps,
             batch_size=o["diffusion_batch_size"],
-            lr=o["diffusion_lr"] * (1 if first else 0.25),
+            lr=lr,
             dropout=o["class_dropout"],
             flip=self.flip,
             bfloat16=embed.bfloat16,
             device=self.labels.device,
-            bar=f"GCC, diffusion model, round {self.round}" if self.verbose else None,
+            bar=self.title("diffusion model"),
         )
-        self.log("diffusion", began, loss=loss)
-        began = time.perf_counter()
         self.generator.bfloat16 = embed.bfloat16
-        parts = self.bank_labels.split(SAMPLING_BATCH)
-        with progress_bar(
-            f"GCC, generated images, round {self.round}", len(self.bank), self.verbose
-        ) as bar:
-            drawn = []
-            for part in parts:
-                drawn.append(
-                    self.generator.sample(
-                        part, o["guidance_scale"], o["sampling_steps"], o["sampler"]
-                    )
-                )
-                bar.update(len(part))
-        self.bank = torch.cat(drawn)
-        self.log("sampling", began)
+        self.log("diffusion", loss=loss)
 
-    def fill_with_real(self, images):
-        """Put reliable images in the place of generated ones: the control."""
-        share = self.reliable.float() / self.sizes()[self.labels]
-        weights = F.one_hot(self.labels, self.n_clusters).T * share
-        weights[weights.sum(1) == 0] = 1.0  # no image is of this cluster: any will do
-        rows = torch.multinomial(
-            weights, len(self.bank) // self.n_clusters, replacement=True
+    def generate(self):
+        """Draw the images of the bank."""
+        o = self.options
+        self.began = time.perf_counter()
+        images = self.generator.sample_all(
+            self.bank.labels,
+            o["guidance_scale"],
+            o["sampling_steps"],
+            o["sampler"],
+            self.title("generated images"),
         )
-        raw, _ = images[rows.flatten().cpu()]
-        self.bank = self.scaling.unit(raw.to(self.labels.device))
+        self.log("sampling")
+        return images
 
     def judge_bank(self):
         """Keep what the head recognises, and start the anchors from it."""
-        o, k = self.options, self.n_clusters
-        z = torch.cat(
-            [
-                self.encode(self.scaling.standardize(part))
-                for part in self.bank.split(INFERENCE_BATCH)
-            ]
+        o, in_use = self.options, self.sizes() > 0
+        parts = self.bank.images.split(INFERENCE_BATCH)
+        z = torch.cat([self.encode(self.scaling.standardize(part)) for part in parts])
+        agreement, kept = self.bank.judge(
+            self.head(z).argmax(1),
+            in_use,
+            o["min_agreement"],
+            filtered=o["bank_filter"] == "agreement",
         )
-        members = F.one_hot(self.bank_labels, k).bool()
-        agrees = self.head(z).argmax(1) == self.bank_labels
-        count = (members & agrees[:, None]).sum(0)
-        per_cluster = len(self.bank) // k
-        share = count / per_cluster
-        self.agreement.append(share.tolist())
-        taught = (share >= o["min_agreement"]) & (self.sizes() > 0)
-        left_out = ((self.sizes() > 0) & ~taught).nonzero().flatten().tolist()
-        if left_out:
+        self.agreement.append(agreement.tolist())
+        left_out = in_use & (agreement < o["min_agreement"])
+        if left_out.any():
             warnings.warn(
-                f"Round {self.round}: of the images that were generated of the clusters "
-                f"{left_out}, less than min_agreement={o['min_agreement']:g} are "
-                "recognised as such. The round leaves these clusters' images out. Train "
-                "the diffusion model longer (diffusion_steps), or lower n_clusters.",
+                f"Round {self.round}: of the images that were generated of the "
+                f"clusters {left_out.nonzero().flatten().tolist()}, less than "
+                f"min_agreement={o['min_agreement']:g} are recognised as such, and the "
+                "round leaves them out. Train the diffusion model longer "
+                "(diffusion_steps), or lower n_clusters.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        kept = taught[self.bank_labels]
-        if o["bank_filter"] == "agreement":
-            enough = count >= max(LEAST_KEPT, 0.1 * per_cluster)
-            kept = kept & (agrees | ~enough[self.bank_labels])
-        classes = torch.where(kept, self.bank_labels, k)
-        self.bank_weights = balanced_weights(classes, k, null_mass=0.0)
-        self.has_bank = bool(kept.any())
-        self.anchors = move_anchors(self.centers, z[kept], self.bank_labels[kept], 0.0)
+        labels = self.bank.labels[kept]
+        self.anchors = move_anchors(self.centers, z[kept], labels, momentum=0.0)
 
-    def log(self, stage, began=None, **facts):
+    # -- what is shown -----------------------------------------------------------------
+
+    def title(self, what):
+        """Title of a progress bar, or None."""
+        return f"GCC, {what}, round {self.round}" if self.verbose else None
+
+    def log(self, stage, **facts):
         """Add a row to the history of stages; show it where that is wanted."""
-        seconds = time.perf_counter() - (began or self.began)
-        row = {"stage": stage, "round": self.round, "seconds": seconds, **facts}
-        self.stages.append(row)
+        seconds = time.perf_counter() - self.began
+        self.stages.append(
+            {"stage": stage, "round": self.round, "seconds": seconds, **facts}
+        )
         if self.verbose:
             from tqdm.auto import tqdm
 
             text = f"GCC, round {self.round}: {stage} took {seconds:.1f} s"
             tqdm.write(text, file=sys.stderr)
-
-
-def progress_bar(title, total, verbose):
-    """Return a bar of tqdm, which shows nothing unless ``verbose``."""
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, desc=title, unit="image", disable=not verbose)
 
 
 class StagedCosine:
@@ -730,9 +706,218 @@ class StagedCosine:
 
 
 class GCC(DeepClusterer):
-    """Generative calibration clustering: a diffusion model calibrates the clusters.
+    """Generative calibration clustering: a reconstruction.
 
-    Placeholder.
+    Stage I learns features from two augmented views of each image by contrast, and
+    turns a spherical k-means of them into a head of prototypes. Stage II goes in
+    rounds. A diffusion model is trained on the images, conditioned on the clusters of
+    the reliable ones, and draws a bank of images with as many of each cluster. Real and
+    generated images are two domains of one problem then: their features are aligned in
+    an RKHS, the generated ones are made compact and separate and teach the head, and
+    reliable real ones are drawn to the anchors, the class centres of the generated
+    ones. The next round goes on with the diffusion model on the better labels.
+
+    This is a **reconstruction**: of the paper the abstract and summaries by others
+    could be read, no equation, setting or result; no code was found. Two stages, two
+    branches, three losses and the iteration are documented; each formula is a choice
+    of ours, the discrepancy after published code of the same first author. The user
+    guide says which is which. Do not compare its results with the paper's as a
+    reproduction. It is not *Graph Contrastive Clustering* (2021), called GCC as well.
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+        Number of clusters.
+    image_shape : tuple (C, H, W), default=None
+        Says that the rows of a 2-D X are flattened images, what file images are
+        resized to, or where the channels of an ambiguous 4-D X are.
+    backbone : str or Module, default="auto"
+        ``"conv"``, ``"resnet18"`` (small-image stem), ``"mlp"``, the name of a
+        torchvision classification model, or a module that maps (b, C, H, W) to
+        (b, width); the module is copied. ``"auto"``: ``"mlp"`` for vectors, ``"conv"``
+        for images up to 32 pixels on a CPU, else ``"resnet18"``.
+    augment : str or callable, default="auto"
+        How views are made: ``"simclr"``, ``"digits"``, ``"weak"``, ``"vector"``,
+        ``"none"``, or a callable that maps (b, C, H, W) in [0, 1] to the same shape.
+        ``"auto"``: ``"vector"`` for vectors, ``"digits"`` for one channel, else
+        ``"simclr"``, which mirrors and recolours: what you make invariant you stop
+        clustering by. The diffusion model sees images as they are, half of them
+        mirrored if the views are.
+    max_epochs : int or "auto", default="auto"
+        Passes over X in both stages. ``"auto"``: AUTO_EPOCHS, but as many as make
+        AUTO_LEAST steps at least and AUTO_MOST at most, so that small data are not
+        under-trained.
+    batch_size : int, default=256
+        Real images a step, at most, and generated ones; fewer samples make smaller
+        batches.
+    lr : float, default=2e-3
+        Highest learning rate of stage I, after its warm-up and before the cosine decay;
+        that of the prototypes is ten times as high in both stages.
+    warmup : float, default=WARMUP
+        Share of the epochs that are stage I. 1 leaves it at the k-means.
+    n_rounds : int, default=ROUNDS
+        Rounds of stage II, which share the other epochs.
+    temperature : float, default=0.5
+        Temperature of the contrast.
+    head_temperature : float, default=0.1
+        Temperature of the head's cosines.
+    reliable_share : float, default=0.7
+        Share of each cluster, the most confident of it, that is reliable; at least 8
+        images.
+    alignment_weight : float, default=1.0
+        Weight of the discrepancy of real and generated features.
+    class_share : float, default=0.5
+        Part of it that compares class by class; the rest compares all at once, with
+        each class of real images of one weight.
+    discriminability_weight : float, default=0.5
+        Weight of what makes generated features compact and separate.
+    discriminability_temperature : float, default=0.2
+        Its temperature.
+    metric_weight : float, default=1.0
+        Weight of the metric learning: the head on generated images, and reliable real
+        images on the anchors.
+    anchor_temperature : float, default=0.1
+        Temperature of the latter.
+    anchor_momentum : float, default=0.9
+        How much of an anchor stays in a step.
+    contrast_weight : float, default=0.5
+        Weight of the contrast in stage II, which keeps features from collapsing to the
+        anchors.
+    bank : {"generated", "real"}, default="generated"
+        What the bank holds. ``"real"``: reliable images, as many of each cluster, and
+        no diffusion model: the control, and a far faster self-training.
+    samples_per_cluster : int or "auto", default="auto"
+        Images of each cluster in the bank. ``"auto"``: 100 on a CPU and 500 elsewhere,
+        at most the mean size of a cluster.
+    bank_filter : {"agreement", "none"}, default="agreement"
+        Whether generated images that the head takes for another cluster are left out; a
+        cluster of which too few would stay keeps all.
+    min_agreement : float, default=0.2
+        A cluster is left out of the bank for a round, with a warning, if the head
+        recognises less than this share of its images.
+    denoiser : str, default="auto"
+        Network of the diffusion model: a U-Net ``"nano"``, ``"micro"``, ``"tiny"``,
+        ``"small"``, ``"base32"``, ``"mid32"`` or ``"ddpm32"``, or ``"mlp"``.
+        ``"auto"``: ``"mlp"`` for vectors, ``"nano"`` on a CPU, elsewhere ``"small"``
+        for one channel and ``"mid32"`` for more. Large images are cut into patches.
+    diffusion_steps : int or "auto", default="auto"
+        Steps of its training in the first round; a third of it in each later one.
+        ``"auto"``: 500 on a CPU, 6000 elsewhere.
+    diffusion_batch_size : int, default=64
+        Images of such a step.
+    diffusion_lr : float or "auto", default="auto"
+        Highest learning rate of it; a quarter in later rounds. ``"auto"``: 2e-3 for
+        ``"mlp"``, ``"nano"``, ``"micro"`` and ``"tiny"``, else 2e-4.
+    class_dropout : float, default=0.1
+        Share of the images whose cluster it is not told.
+    guidance_scale : float, default=1.5
+        Guidance of the drawing: 1 is none; above 2 images of a cluster become too much
+        alike.
+    sampling_steps : int, default=15
+        Steps in which images are drawn, in the bank and by :meth:`sample`.
+    sampler : {"dpm-solver++", "ddim", "ddpm"}, default="dpm-solver++"
+        How. ``"ddim"`` wants a divisor of 1000, ``"ddpm"`` all 1000 steps.
+    max_change : float, default=0.4
+        A round that changes more of the labels is undone, with a warning, and training
+        ends. So it does if a cluster is emptied or two anchors meet.
+    tol : float, default=5e-3
+        Training ends after a round that changed fewer labels than this share.
+    assign : {"head", "kmeans"}, default="head"
+        What gives ``labels_`` and ``predict``: the head, or a spherical k-means of the
+        final features that starts from it.
+    n_init : int, default=10
+        Random starts of the k-means after stage I.
+    lr_warmup : float, default=0.05
+        Share of stage I in which the learning rate rises.
+    calibration_lr : float, default=1e-3
+        Highest learning rate of stage II; each round has a cosine decay of its own.
+    feature_dim : int, default=64
+        Width of the features.
+    hidden_dim : int, default=512
+        Width of the hidden layer before the features.
+    device : str or torch.device, default="auto"
+        ``"auto"`` is CUDA where there is one, else the CPU.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        Of the networks in training; losses and predictions are float32. ``"auto"``
+        takes bfloat16 on CUDA, and for images on CPUs with bfloat16 instructions.
+    net_params : dict, default=None
+        Passed to skorch, such as ``{"optimizer__weight_decay": 0.1}``; shown by
+        ``get_params`` as ``net__optimizer__weight_decay``.
+    callbacks : list, default=None
+        Callbacks of skorch.
+    verbose : int, default=0
+        1 shows a progress bar with the loss parts and the time left.
+    random_state : int, RandomState or None, default=None
+        Seeds everything. On one CPU the same seed gives the same labels, bit for bit;
+        the global generators are not touched.
+
+    Attributes
+    ----------
+    labels_ : ndarray of shape (n,), int64
+        Cluster of each sample, consecutive from 0.
+    pretrain_labels_ : ndarray of shape (n,), int64
+        Clusters after stage I, in the numbering of ``predict_proba`` before empty
+        clusters are left out: compare to see what stage II changed.
+    cluster_centers_ : ndarray of shape (n_clusters, feature_dim), float32
+        Unit prototypes; those of empty clusters are left out.
+    cluster_sizes_ : ndarray of shape (n_clusters,), int64
+        Samples of each cluster.
+    anchors_ : ndarray of shape (n_clusters, feature_dim), float32
+        Class centres of the generated images, of unit length.
+    reliable_mask_ : ndarray of shape (n,), bool
+        The images whose cluster the diffusion model was told in the last round.
+    bank_agreement_ : ndarray of shape (n_rounds_, K), float64
+        For each round and each of the K clusters asked for, the share of the bank's
+        images that the head recognised.
+    n_rounds_ : int
+        Rounds begun.
+    history_ : list of dict
+        One row an epoch: ``epoch``, ``round`` (0 in stage I), ``loss`` and its weighted
+        parts ``loss_contrast``, ``loss_alignment``, ``loss_discriminability``,
+        ``loss_generated_metric`` and ``loss_real_metric``, ``lr``, ``seconds`` (with
+        what follows the epoch, such as the diffusion model), ``images_per_second``,
+        ``feature_spread`` (near 0: the features collapsed; near 1: spread evenly),
+        ``changed`` (share of the labels, since the round began) and ``cluster_sizes``.
+    stages_ : list of dict
+        One row a stage and round: ``stage`` (``"pretraining"``, ``"diffusion"``,
+        ``"sampling"`` or ``"calibration"``), ``round``, ``seconds``, and what the stage
+        came to: ``loss`` of the diffusion model; ``changed`` share of the labels, and
+        whether the round was ``undone``.
+    n_iter_ : int
+        Epochs run.
+    net_ : ClusterNet
+        The trained skorch net; ``net_.module_`` holds the networks.
+    device_ : str
+        Where it was trained.
+    image_shape_ : tuple (C, H, W)
+        (1, 1, d) for vectors.
+    n_features_in_ : int
+        C * H * W.
+    feature_names_in_ : ndarray of shape (d,)
+        Column names, if X was a DataFrame with string names.
+
+    See Also
+    --------
+    DigPro : Far faster, and the better choice for labels alone.
+    MFCVAE : Draws images as well, of several clusterings.
+
+    References
+    ----------
+    Haifeng Xia, Hai Huang and Zhengming Ding, *GCC: Generative Calibration Clustering*,
+    arXiv 2404.09115, 2024.
+
+    Examples
+    --------
+    >>> from skdeepcluster import GCC
+    >>> from skdeepcluster.datasets import load_digits_images
+    >>> X, _ = load_digits_images()
+    >>> model = GCC(10, max_epochs=2, diffusion_steps=10, samples_per_cluster=5,
+    ...             sampling_steps=2, min_agreement=0, random_state=0).fit(X)
+    >>> model.labels_.shape
+    (1797,)
+    >>> images, clusters = model.sample(4, cluster=0, random_state=0)
+    >>> images.shape, images.dtype
+    ((4, 8, 8), dtype('uint8'))
     """
 
     _parameter_constraints: dict = {
@@ -953,7 +1138,9 @@ class GCC(DeepClusterer):
     def _schedule(self, plan):
         first, rounds = self._epochs(plan)
         ends = plan.steps_per_epoch * np.cumsum([first, *rounds])
-        return StagedCosine(ends, self.lr_warmup * ends[0], self.calibration_lr / self.lr)
+        return StagedCosine(
+            ends, self.lr_warmup * ends[0], self.calibration_lr / self.lr
+        )
 
     def _optimizer_params(self, plan):
         prototypes = {"lr": PROTOTYPE_LR_SCALE * self.lr, "weight_decay": 0.0}
@@ -975,23 +1162,80 @@ class GCC(DeepClusterer):
         self.stages_ = module.stages
 
     def sample(
-        self, n_samples=1, cluster=None, guidance_scale=None, random_state=None
+        self,
+        n_samples=1,
+        cluster=None,
+        guidance_scale=None,
+        sampling_steps=None,
+        random_state=None,
     ):
-        """Draw."""
+        """Draw new images of clusters.
+
+        A diffusion model may remember: images of a cluster of fewer than some hundred
+        can come out as copies of training images. Compare with their nearest
+        neighbours before you pass drawn images on, if the training images are private.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        cluster : int, default=None
+            Of ``labels_``; None: of each as many, in their order.
+        guidance_scale : float, default=None
+            None: that of the estimator. 0 ignores the cluster.
+        sampling_steps : int, default=None
+            None: that of the estimator.
+        random_state : int, RandomState or None, default=None
+            None draws other images in each call.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, ...)
+            In layout and range of the training data; uint8 if those were, else float32.
+        y : ndarray of shape (n_samples,), int64
+            Their clusters.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If there is no such cluster, a number is out of range, or the estimator was
+            fitted without a diffusion model.
+        """
         check_is_fitted(self)
-        module, device = self.net_.module_.eval(), self.net_.device
-        k = len(self._kept)
-        labels = np.sort(np.arange(n_samples) % k) if cluster is None else np.full(n_samples, cluster)
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        steps = self.sampling_steps if sampling_steps is None else sampling_steps
+        if not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(f"n_samples={n_samples!r} should be an integer >= 1.")
+        if not isinstance(scale, Real) or not 0 <= scale < math.inf:
+            raise ValueError(
+                f"guidance_scale={scale!r} should be a finite number >= 0."
+            )
+        if not isinstance(steps, Integral) or not 1 <= steps <= TIMESTEPS:
+            raise ValueError(
+                f"sampling_steps={steps!r} should be an integer from 1 to {TIMESTEPS}."
+            )
+        k = len(self._kept)
+        if cluster is None:
+            labels = np.sort(np.arange(n_samples) % k)
+        elif isinstance(cluster, Integral) and 0 <= cluster < k:
+            labels = np.full(n_samples, cluster)
+        else:
+            raise ValueError(
+                f"cluster={cluster!r} should be None or an integer from 0 to {k - 1}."
+            )
+        if not self.n_rounds_ or self.net_.module_.generator is None:
+            raise ValueError(
+                "This GCC has no diffusion model to draw with. Fit it with "
+                "bank='generated' and warmup < 1, so that there is a round."
+            )
+        module, device = self.net_.module_.eval(), self.net_.device
         classes = torch.as_tensor(self._kept[labels])
         with seeded(make_seed(random_state), device):
-            parts = [
-                module.generator.sample(
-                    part.to(device), scale, self.sampling_steps, self.sampler
-                )
-                for part in classes.split(SAMPLING_BATCH)
-            ]
-        return as_input(self, module.scaling.raw(torch.cat(parts))), labels
+            unit = module.generator.sample_all(
+                classes.to(device), scale, int(steps), self.sampler
+            )
+        return as_input(self, module.scaling.raw(unit)), labels.astype(np.int64)
 
 
 def _modules(augmentation):

@@ -30,6 +30,15 @@ SMALL_FACETS = {
     "lr": 1e-2,
     "random_state": 0,
 }
+SMALL_GCC = {
+    **SMALL,
+    "warmup": 0.5,
+    "denoiser": "mlp",
+    "diffusion_steps": 60,
+    "diffusion_lr": 5e-3,
+    "samples_per_cluster": 12,
+    "sampling_steps": 5,
+}
 PACKS = Path(__file__).parents[2] / "shared" / "data"
 
 

@@ -9,7 +9,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, SMALL_FACETS
+from conftest import SMALL, SMALL_FACETS, SMALL_GCC
 from numpydoc.docscrape import ClassDoc, FunctionDoc
 from sklearn.base import clone
 from sklearn.cluster import KMeans
@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skdeepcluster import MFCVAE, SCL, DigPro, StatDEC
+from skdeepcluster import GCC, MFCVAE, SCL, DigPro, StatDEC
 from skdeepcluster._base import DeepClusterer
 from skdeepcluster.callbacks import SKLEARN_CALLBACKS
 from skdeepcluster.metrics import (
@@ -41,6 +41,7 @@ ESTIMATORS = [
     SCL(**SMALL),
     StatDEC(**SMALL),
     MFCVAE(**SMALL_FACETS),
+    GCC(**SMALL_GCC),
 ]
 OPTIONAL_CHECKS = [
     "check_set_output_transform",

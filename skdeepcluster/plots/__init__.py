@@ -4,7 +4,13 @@ They need matplotlib: ``pip install skdeepcluster[plot]``.
 """
 
 from ._facets import FacetsDisplay
+from ._generated import GeneratedSheetDisplay
 from ._history import HistoryDisplay
 from ._sheet import ClusterSheetDisplay
 
-__all__ = ["ClusterSheetDisplay", "FacetsDisplay", "HistoryDisplay"]
+__all__ = [
+    "ClusterSheetDisplay",
+    "FacetsDisplay",
+    "GeneratedSheetDisplay",
+    "HistoryDisplay",
+]
