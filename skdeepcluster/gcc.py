@@ -27,11 +27,11 @@ from ._kmeans import spherical_kmeans
 from ._layouts import as_input
 from ._net import INFERENCE_BATCH, ClusterModule, WarmupCosine, feature_spread
 from .backbones import make_backbone
+from .denoisers import resolve_denoiser
 from .diffusion import (
     SAMPLERS,
     TIMESTEPS,
     ConditionalDiffusion,
-    resolve_denoiser,
     train_diffusion,
 )
 from .heads import projection_head

@@ -14,14 +14,12 @@ from skdeepcluster._bank import balanced_weights
 from skdeepcluster._images import Images
 from skdeepcluster._kmeans import spherical_kmeans
 from skdeepcluster._scaling import Scaling
+from skdeepcluster.denoisers import DENOISERS, UNet, resolve_denoiser
 from skdeepcluster.diffusion import (
-    DENOISERS,
     SAMPLERS,
     ConditionalDiffusion,
     DiffusionModule,
-    UNet,
     WeightedBatches,
-    resolve_denoiser,
     train_diffusion,
 )
 from skdeepcluster.gcc import (
