@@ -394,6 +394,7 @@ class GCCModule(ClusterModule):
         self.register_buffer("first_labels", torch.zeros_like(self.labels))
         self.register_buffer("reliable", torch.ones(n_samples, dtype=torch.bool))
         self.register_buffer("confidence", torch.ones(n_samples))
+        self.register_buffer("class_weights", torch.ones(n_clusters))
         self.register_buffer("anchors", prototypes.clone())
         self.epoch, self.round, self.clustered = 0, 0, False
         self.stages, self.agreement, self.before, self.seen = [], [], None, None
@@ -447,14 +448,14 @@ class GCCModule(ClusterModule):
         if self.bank.in_use:
             drawn, drawn_labels = self.bank.draw()
             with frozen_running_statistics(self.online):
-                zg = self.encode(self.view(drawn))
+                zg = self.encode(self.bank_view(drawn))
             self.seen = zg.detach(), drawn_labels
             align = alignment_loss(
                 z1,
                 zg,
                 labels,
                 drawn_labels,
-                class_weights=1 / self.sizes().clamp_min(1),
+                class_weights=self.class_weights,
                 trust=self.confidence[index] * reliable,
                 class_share=o["class_share"],
             )
@@ -468,16 +469,18 @@ class GCCModule(ClusterModule):
         attract = anchor_loss(
             z2, labels, reliable, self.anchors, o["anchor_temperature"]
         )
-        parts["real_metric"] = o["metric_weight"] * attract
+        parts["real_metric"] = o["anchor_weight"] * attract
         return parts
 
     def sizes(self):
         """Images of each cluster, by the pseudo-labels: (n_clusters,)."""
         return F.one_hot(self.labels, self.n_clusters).sum(0)
 
-    def view(self, unit):
-        """Augment images in [0, 1], as the engine does for real ones."""
-        x = self.scaling.standardize(self.augmentation(unit).float())
+    def bank_view(self, unit):
+        """Bring images of the bank to what the networks see, augmented or not."""
+        if self.options["augment_bank"]:
+            unit = self.augmentation(unit).float()
+        x = self.scaling.standardize(unit)
         return x.contiguous(memory_format=torch.channels_last)
 
     def after_step(self):
@@ -522,6 +525,7 @@ class GCCModule(ClusterModule):
         self.reliable = reliable_samples(
             self.confidence, self.labels, k, o["reliable_share"]
         )
+        self.class_weights = 1 / self.sizes().clamp_min(1)
         self.before = {
             "online": copy.deepcopy(self.online.state_dict()),
             "prototypes": self.prototypes.detach().clone(),
@@ -774,10 +778,12 @@ class GCC(DeepClusterer):
     discriminability_temperature : float, default=0.2
         Its temperature.
     metric_weight : float, default=1.0
-        Weight of the metric learning: the head on generated images, and reliable real
-        images on the anchors.
+        Weight of the metric learning on generated images, which teach the head.
+    anchor_weight : float, default=1.0
+        Weight of the metric learning on reliable real images, which are drawn to the
+        anchors.
     anchor_temperature : float, default=0.1
-        Temperature of the latter.
+        Its temperature.
     anchor_momentum : float, default=0.9
         How much of an anchor stays in a step.
     contrast_weight : float, default=0.5
@@ -789,6 +795,9 @@ class GCC(DeepClusterer):
     samples_per_cluster : int or "auto", default="auto"
         Images of each cluster in the bank. ``"auto"``: 100 on a CPU and 500 elsewhere,
         at most the mean size of a cluster.
+    augment_bank : bool, default=False
+        Whether the images of the bank are augmented, too. Augmented ones move the
+        borders of the clusters to where they are for augmented images.
     bank_filter : {"agreement", "none"}, default="agreement"
         Whether generated images that the head takes for another cluster are left out; a
         cluster of which too few would stay keeps all.
@@ -932,6 +941,7 @@ class GCC(DeepClusterer):
         "discriminability_weight": [Interval(Real, 0, None, closed="left")],
         "discriminability_temperature": [Interval(Real, 0, None, closed="neither")],
         "metric_weight": [Interval(Real, 0, None, closed="left")],
+        "anchor_weight": [Interval(Real, 0, None, closed="left")],
         "anchor_temperature": [Interval(Real, 0, None, closed="neither")],
         "anchor_momentum": [Interval(Real, 0, 1, closed="both")],
         "contrast_weight": [Interval(Real, 0, None, closed="left")],
@@ -940,6 +950,7 @@ class GCC(DeepClusterer):
             StrOptions({"auto"}),
             Interval(Integral, 2, None, closed="left"),
         ],
+        "augment_bank": ["boolean"],
         "bank_filter": [StrOptions({"agreement", "none"})],
         "min_agreement": [Interval(Real, 0, 1, closed="both")],
         "denoiser": [str],
@@ -986,11 +997,13 @@ class GCC(DeepClusterer):
         discriminability_weight=0.5,
         discriminability_temperature=0.2,
         metric_weight=1.0,
+        anchor_weight=1.0,
         anchor_temperature=0.1,
         anchor_momentum=0.9,
         contrast_weight=0.5,
         bank="generated",
         samples_per_cluster="auto",
+        augment_bank=False,
         bank_filter="agreement",
         min_agreement=0.2,
         denoiser="auto",
@@ -1033,11 +1046,13 @@ class GCC(DeepClusterer):
         self.discriminability_weight = discriminability_weight
         self.discriminability_temperature = discriminability_temperature
         self.metric_weight = metric_weight
+        self.anchor_weight = anchor_weight
         self.anchor_temperature = anchor_temperature
         self.anchor_momentum = anchor_momentum
         self.contrast_weight = contrast_weight
         self.bank = bank
         self.samples_per_cluster = samples_per_cluster
+        self.augment_bank = augment_bank
         self.bank_filter = bank_filter
         self.min_agreement = min_agreement
         self.denoiser = denoiser
@@ -1100,10 +1115,12 @@ class GCC(DeepClusterer):
             "discriminability_weight",
             "discriminability_temperature",
             "metric_weight",
+            "anchor_weight",
             "anchor_temperature",
             "anchor_momentum",
             "contrast_weight",
             "bank",
+            "augment_bank",
             "bank_filter",
             "min_agreement",
             "diffusion_batch_size",

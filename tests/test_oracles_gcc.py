@@ -308,6 +308,8 @@ def options(**changed):
         "discriminability_weight": 0.5,
         "discriminability_temperature": 0.2,
         "metric_weight": 1.0,
+        "anchor_weight": 1.0,
+        "augment_bank": False,
         "anchor_temperature": 0.1,
         "anchor_momentum": 0.9,
         "contrast_weight": 0.5,

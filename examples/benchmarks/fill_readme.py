@@ -60,6 +60,9 @@ def short(record):
     if "factors" in record:
         kept = ("k-means", "MFCVAE", "MFCVAE, one facet")
         return {**record, "runs": [r for r in record["runs"] if r["row"] in kept]}
+    if "stage_1" in record["runs"][0]:
+        kept = ("GCC", "GCC, real bank")
+        return {**record, "runs": [r for r in record["runs"] if r["row"] in kept]}
     if "method" not in record["runs"][0]:
         return record
     runs = [run for run in record["runs"] if "," not in run["method"]]
@@ -108,6 +111,36 @@ def paper_mnist(record):
             minutes = f"{run['cpu_seconds'] / 60:.0f}"
             at = [about, str(run["seed"]), str(run["epochs"])]
             rows.append([*at, name, *scores, minutes])
+    return rows
+
+
+def calibration(record):
+    """Rows of what stage II of GCC makes of stage I, with and without its images."""
+    header = ["images", "ratio", "row", "seeds", "ACC", "balanced ACC", "NMI", "ARI"]
+    rows = [[*header, "agreement", "CPU s"]]
+    keys = ("acc", "balanced", "nmi", "ari")
+    for (pack, ratio), fits in grouped(record, "pack", "ratio"):
+        first = {run["seed"]: run["stage_1"] for run in fits if run["row"] == "GCC"}
+        about = [pack, f"{ratio:g}", "stage I: k-means", str(len(first))]
+        scores = [mean_and_spread([one[k] for one in first.values()]) for k in keys]
+        rows.append([*about, *scores, "", ""])
+        for (row,), runs in grouped({"runs": fits}, "row"):
+            scores = [mean_and_spread([run[key] for run in runs]) for key in keys]
+            shares = [x for run in runs for one in run["agreement"] for x in one]
+            agreement = f"{statistics.fmean(shares):.2f}" if shares else ""
+            about = [pack, f"{ratio:g}", row, str(len(runs))]
+            rows.append([*about, *scores, agreement, cpu_seconds(runs)])
+    return rows
+
+
+def sampling(record):
+    """Rows of the time that drawing images takes."""
+    rows = [["denoiser", "images", "steps", "guidance", "seconds", "CPU s"]]
+    for row in record["rows"]:
+        images = f"{row['n']:,} of " + " × ".join(map(str, row["shape"]))
+        times = f"{row['seconds']:.0f}", f"{row['cpu_seconds']:.0f}"
+        settings = row["denoiser"], images, str(row["steps"]), f"{row['guidance']:g}"
+        rows.append([*settings, *times])
     return rows
 
 
@@ -225,6 +258,8 @@ TABLES = {
     "outliers": outliers,
     "facets": facets,
     "paper_mnist": paper_mnist,
+    "calibration": calibration,
+    "sampling": sampling,
     "curves": curves,
     "engine": engine,
     "augment": augment,
@@ -263,6 +298,7 @@ def numbers(folder):
         "long_tail",
         "facets",
         "paper_mnist",
+        "calibration",
         "engine",
         "memory",
     ):

@@ -1,0 +1,78 @@
+"""Time how long a diffusion model takes to draw images, and write a JSON record.
+
+The weights do not matter for the time: they are those of an untrained model.
+
+    python examples/benchmarks/bench_sampling.py --json records/sampling.json
+"""
+
+import argparse
+import inspect
+import statistics
+import time
+
+import record
+import torch
+
+from skdeepcluster import GCC
+from skdeepcluster._device import resolve_device, seeded
+from skdeepcluster.denoisers import resolve_denoiser
+from skdeepcluster.diffusion import ConditionalDiffusion
+
+
+def default(name):
+    """Return the default of a parameter of GCC."""
+    return inspect.signature(GCC).parameters[name].default
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--n", type=int, default=1000, help="images")
+    parser.add_argument("--shape", type=int, nargs=3, default=(1, 28, 28))
+    parser.add_argument("--denoisers", nargs="+", default=["auto"])
+    parser.add_argument("--steps", type=int, default=default("sampling_steps"))
+    parser.add_argument("--guidance", type=float, default=default("guidance_scale"))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="of torch")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device, rows = resolve_device(args.device), []
+    for name in args.denoisers:
+        denoiser = resolve_denoiser(name, tuple(args.shape), device)
+        with seeded(0, device):
+            model = ConditionalDiffusion(tuple(args.shape), 10, denoiser).to(device)
+            model = model.eval().to(memory_format=torch.channels_last)
+            labels = torch.arange(args.n, device=device) % 10
+            model.sample_all(labels[:64], args.guidance, args.steps)  # warm up
+            walls, cpus = [], []
+            for _ in range(args.repeats):
+                wall, cpu = time.perf_counter(), time.process_time()
+                model.sample_all(labels, args.guidance, args.steps).cpu()
+                walls.append(time.perf_counter() - wall)
+                cpus.append(time.process_time() - cpu)
+        rows.append(
+            {
+                "denoiser": denoiser,
+                "n": args.n,
+                "shape": list(args.shape),
+                "steps": args.steps,
+                "guidance": args.guidance,
+                "seconds": statistics.median(walls),
+                "all_seconds": walls,
+                "cpu_seconds": statistics.median(cpus),
+            }
+        )
+        print(rows[-1], flush=True)
+    record.write(
+        args.json,
+        script="examples/benchmarks/bench_sampling.py",
+        arguments={k: v for k, v in vars(args).items() if k != "json"},
+        environment=record.environment(device),
+        rows=rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
