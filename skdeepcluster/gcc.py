@@ -748,24 +748,23 @@ class GCC(DeepClusterer):
         clustering by. The diffusion model sees images as they are, half of them
         mirrored if the views are.
     max_epochs : int or "auto", default="auto"
-        Passes over X in both stages. ``"auto"``: AUTO_EPOCHS, but as many as make
-        AUTO_LEAST steps at least and AUTO_MOST at most, so that small data are not
-        under-trained.
+        Passes over X in both stages. ``"auto"``: 48, but as many as make 900 steps at
+        least and 5000 at most, so that small data are not under-trained.
     batch_size : int, default=256
         Real images a step, at most, and generated ones; fewer samples make smaller
         batches.
     lr : float, default=2e-3
         Highest learning rate of stage I, after its warm-up and before the cosine decay;
         that of the prototypes is ten times as high in both stages.
-    warmup : float, default=WARMUP
+    warmup : float, default=0.85
         Share of the epochs that are stage I. 1 leaves it at the k-means.
-    n_rounds : int, default=ROUNDS
+    n_rounds : int, default=1
         Rounds of stage II, which share the other epochs.
     temperature : float, default=0.5
         Temperature of the contrast.
     head_temperature : float, default=0.1
         Temperature of the head's cosines.
-    reliable_share : float, default=0.7
+    reliable_share : float, default=0.9
         Share of each cluster, the most confident of it, that is reliable; at least 8
         images.
     alignment_weight : float, default=1.0
@@ -779,7 +778,7 @@ class GCC(DeepClusterer):
         Its temperature.
     metric_weight : float, default=1.0
         Weight of the metric learning on generated images, which teach the head.
-    anchor_weight : float, default=1.0
+    anchor_weight : float, default=0.1
         Weight of the metric learning on reliable real images, which are drawn to the
         anchors.
     anchor_temperature : float, default=0.1
@@ -831,14 +830,14 @@ class GCC(DeepClusterer):
         ends. So it does if a cluster is emptied or two anchors meet.
     tol : float, default=5e-3
         Training ends after a round that changed fewer labels than this share.
-    assign : {"head", "kmeans"}, default="head"
+    assign : {"head", "kmeans"}, default="kmeans"
         What gives ``labels_`` and ``predict``: the head, or a spherical k-means of the
         final features that starts from it.
     n_init : int, default=10
         Random starts of the k-means after stage I.
     lr_warmup : float, default=0.05
         Share of stage I in which the learning rate rises.
-    calibration_lr : float, default=1e-3
+    calibration_lr : float, default=3e-4
         Highest learning rate of stage II; each round has a cosine decay of its own.
     feature_dim : int, default=64
         Width of the features.
@@ -987,17 +986,17 @@ class GCC(DeepClusterer):
         max_epochs="auto",
         batch_size=256,
         lr=2e-3,
-        warmup=0.7,
-        n_rounds=2,
+        warmup=0.85,
+        n_rounds=1,
         temperature=0.5,
         head_temperature=0.1,
-        reliable_share=0.7,
+        reliable_share=0.9,
         alignment_weight=1.0,
         class_share=0.5,
         discriminability_weight=0.5,
         discriminability_temperature=0.2,
         metric_weight=1.0,
-        anchor_weight=1.0,
+        anchor_weight=0.1,
         anchor_temperature=0.1,
         anchor_momentum=0.9,
         contrast_weight=0.5,
@@ -1016,10 +1015,10 @@ class GCC(DeepClusterer):
         sampler="dpm-solver++",
         max_change=0.4,
         tol=5e-3,
-        assign="head",
+        assign="kmeans",
         n_init=10,
         lr_warmup=0.05,
-        calibration_lr=1e-3,
+        calibration_lr=3e-4,
         feature_dim=64,
         hidden_dim=512,
         device="auto",
@@ -1078,7 +1077,10 @@ class GCC(DeepClusterer):
         self.verbose = verbose
         self.random_state = random_state
 
-    _auto_budget = (55, 1000, 5000)
+    _auto_budget = (48, 900, 5000)
+    # on a CPU, and elsewhere
+    _auto_samples = (100, 500)
+    _auto_diffusion_steps = (500, 6000)
 
     def _epochs(self, plan):
         """Return the epochs of stage I, and those of each round."""
@@ -1089,23 +1091,7 @@ class GCC(DeepClusterer):
         return first, [len(part) for part in parts]
 
     def _module(self, plan):
-        device = resolve_device(self.device)
-        denoiser = resolve_denoiser(self.denoiser, plan.image_shape, device)
-        small = denoiser in ("mlp", "nano", "micro", "tiny")
         first, rounds = self._epochs(plan)
-        n_drawn, steps, rate = (
-            self.samples_per_cluster,
-            self.diffusion_steps,
-            self.diffusion_lr,
-        )
-        if n_drawn == "auto":
-            most = 100 if device.type == "cpu" else 500
-            n_drawn = max(2, min(most, math.ceil(plan.n_samples / self.n_clusters)))
-        if steps == "auto":
-            steps = 500 if device.type == "cpu" else 6000
-        if rate == "auto":
-            rate = 2e-3 if small else 2e-4
-        flips = (getattr(m, "flip", 0) for m in _modules(plan.augmentation))
         options = (
             "temperature",
             "head_temperature",
@@ -1143,13 +1129,32 @@ class GCC(DeepClusterer):
             "warmup_epochs": first,
             "round_epochs": rounds,
             "batch_size": min(self.batch_size, plan.n_samples),
+            **self._generator_params(plan),
+            "verbose": bool(self.verbose),
+            **{name: getattr(self, name) for name in options},
+        }
+
+    def _generator_params(self, plan):
+        """Return what the device, the images and the views settle of the generator."""
+        device = resolve_device(self.device)
+        elsewhere = device.type != "cpu"
+        denoiser = resolve_denoiser(self.denoiser, plan.image_shape, device)
+        n_drawn, steps = self.samples_per_cluster, self.diffusion_steps
+        lr, augmentation = self.diffusion_lr, plan.augmentation
+        if n_drawn == "auto":
+            a_cluster = math.ceil(plan.n_samples / self.n_clusters)
+            n_drawn = max(2, min(self._auto_samples[elsewhere], a_cluster))
+        if steps == "auto":
+            steps = self._auto_diffusion_steps[elsewhere]
+        if lr == "auto":
+            lr = 2e-3 if denoiser in ("mlp", "nano", "micro", "tiny") else 2e-4
+        own = augmentation.modules() if isinstance(augmentation, nn.Module) else ()
+        return {
             "samples_per_cluster": n_drawn,
             "denoiser": denoiser,
             "diffusion_steps": steps,
-            "diffusion_lr": rate,
-            "flip": any(flips),
-            "verbose": bool(self.verbose),
-            **{name: getattr(self, name) for name in options},
+            "diffusion_lr": lr,
+            "flip": any(getattr(module, "flip", 0) for module in own),
         }
 
     def _schedule(self, plan):
@@ -1253,7 +1258,3 @@ class GCC(DeepClusterer):
                 classes.to(device), scale, int(steps), self.sampler
             )
         return as_input(self, module.scaling.raw(unit)), labels.astype(np.int64)
-
-
-def _modules(augmentation):
-    return augmentation.modules() if isinstance(augmentation, nn.Module) else []

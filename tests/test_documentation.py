@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from skdeepcluster import GCC
 from skdeepcluster._base import DeepClusterer
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +33,9 @@ def test_the_pages_have_snippets():
 )
 def test_snippets_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(DeepClusterer, "_auto_epochs", lambda *args: 1)
+    monkeypatch.setattr(DeepClusterer, "_auto_epochs", lambda *args: 2)
+    monkeypatch.setattr(GCC, "_auto_diffusion_steps", (5, 5))
+    monkeypatch.setattr(GCC, "_auto_samples", (5, 5))
     rng = np.random.default_rng(0)
     Path("photos").mkdir()
     for i in range(30):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, pairwise_distances_argmin
 
-from skdeepcluster import MFCVAE, SCL, DigPro, StatDEC
+from skdeepcluster import GCC, MFCVAE, SCL, DigPro, StatDEC
 from skdeepcluster.datasets import (
     load_digits_images,
     make_facet_images,
@@ -95,6 +95,39 @@ def test_long_tail_of_usps(packs):
     model = StatDEC(10, max_epochs=30, random_state=0).fit(X)
     recall = balanced_clustering_accuracy(y, model.labels_)
     assert recall > balanced_clustering_accuracy(y, kmeans(X, 10)) + 0.08
+
+
+def test_digits_that_are_drawn(digits):
+    X, y, _ = digits
+    model = GCC(
+        10,
+        max_epochs=40,
+        diffusion_steps=200,
+        samples_per_cluster=40,
+        sampling_steps=10,
+        random_state=0,
+    ).fit(X)
+    accuracy = clustering_accuracy(y, model.labels_)
+    assert accuracy > 0.88
+    assert accuracy > clustering_accuracy(y, model.pretrain_labels_) - 0.03
+    assert adjusted_rand_score(y, model.labels_) > adjusted_rand_score(y, kmeans(X, 10))
+    # the clusters are those of the true digits, and so are the drawings
+    drawn, clusters = model.sample(100, random_state=0)
+    rows = X.reshape(len(X), -1).astype(float)
+    nearest = pairwise_distances_argmin(drawn.reshape(100, -1).astype(float), rows)
+    assert clustering_accuracy(y[nearest], clusters) > 0.85
+    assert drawn.std() == pytest.approx(X.std(), rel=0.2)
+
+
+def test_calibration_does_no_harm(packs):
+    X, y, _ = packs("fashion_mnist_test.npz")
+    X, y = X[:2000], y[:2000]
+    model = GCC(
+        10, max_epochs=40, diffusion_steps=80, sampling_steps=8, random_state=0
+    ).fit(X)
+    before = clustering_accuracy(y, model.pretrain_labels_)
+    assert before > clustering_accuracy(y, kmeans(X, 10))
+    assert clustering_accuracy(y, model.labels_) > before - 0.03
 
 
 @pytest.mark.parametrize(("backbone", "hidden_dims"), [("mlp", 128), ("conv", 16)])
