@@ -35,8 +35,16 @@ def squares(sizes=(100, 40, 10), size=16, seed=0):
     return images.astype(np.uint8), y
 
 
+ROUNDS = {
+    "n_rounds": 2,
+    "reliable_share": 0.7,
+    "calibration_lr": 1e-3,
+    "assign": "head",
+}
+
+
 def make(**params):
-    return GCC(**{**SMALL_GCC, **params})
+    return GCC(**{**SMALL_GCC, **ROUNDS, **params})
 
 
 @pytest.fixture(scope="module")
