@@ -22,8 +22,8 @@ class Bank(nn.Module):
 
     Attributes
     ----------
-    images : float32 tensor of shape (n_clusters * per_cluster, C, H, W)
-        In [0, 1], or vectors at unit scale; empty until :meth:`fill`.
+    images : float32 tensor of shape (n_clusters * per_cluster, C, H, W), or none
+        In [0, 1], or vectors at unit scale; empty outside of a round.
     labels : int64 tensor of shape (n_clusters * per_cluster,)
         Sorted.
     weights : tensor of shape (n_clusters * per_cluster,)

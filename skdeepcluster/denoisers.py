@@ -70,9 +70,9 @@ def import_diffusers():
     except Exception as error:  # a broken install raises nearly anything
         raise ImportError(
             "GCC draws images by diffusers, which could not be imported: "
-            f"{type(error).__name__}: {str(error).strip().splitlines()[-1:]}. Run "
-            "pip install --upgrade diffusers; if the message is about torchvision, "
-            "install torch and torchvision of one release together."
+            f"{type(error).__name__}: {error}. Run pip install --upgrade diffusers; if "
+            "the message is about torchvision, install torch and torchvision of one "
+            "release together."
         ) from error
     return diffusers
 
@@ -126,6 +126,11 @@ class UNet(nn.Module):
     n_classes : int
         Rows of the class embedding.
     size : UNetSize
+
+    Raises
+    ------
+    ImportError
+        If diffusers cannot be imported.
     """
 
     def __init__(self, image_shape, n_classes, size):

@@ -34,8 +34,12 @@ class ConditionalDiffusion(nn.Module):
     image_shape : tuple (C, H, W)
     n_clusters : int
         Classes; class ``n_clusters`` is the null class of classifier-free guidance.
-    denoiser : str
-        As :func:`resolve_denoiser` returns it.
+    denoiser : {"mlp", "nano", "micro", "tiny", "small", "base32", "mid32", "ddpm32"}
+
+    Raises
+    ------
+    ImportError
+        If diffusers cannot be imported.
 
     Attributes
     ----------
@@ -192,6 +196,22 @@ class ConditionalDiffusion(nn.Module):
         return torch.cat(drawn)
 
 
+def check_steps(sampler: str, n_steps: int) -> None:
+    """Refuse steps that a sampler cannot take evenly.
+
+    Raises
+    ------
+    ValueError
+        If the sampler is ``"ddim"`` and ``n_steps`` does not divide 1000: noise would
+        be left in the images.
+    """
+    if sampler == "ddim" and TIMESTEPS % n_steps:
+        raise ValueError(
+            f"sampling_steps={n_steps} does not divide {TIMESTEPS}, as sampler='ddim' "
+            "needs it to. Pass 10, 20, 25 or 50, or sampler='dpm-solver++'."
+        )
+
+
 def make_sampler(scheduler, sampler):
     """Return the scheduler of diffusers that samples what ``scheduler`` trains."""
     diffusers = import_diffusers()
@@ -318,7 +338,9 @@ def train_diffusion(
     scaling : Scaling
     labels : int64 tensor of shape (n,)
         The null class for images without one; every class is drawn equally often.
-    steps, batch_size : int
+    steps : int
+        Rounded up to whole epochs of about 50.
+    batch_size : int
     lr : float
         Highest learning rate.
     dropout : float

@@ -32,6 +32,7 @@ from .diffusion import (
     SAMPLERS,
     TIMESTEPS,
     ConditionalDiffusion,
+    check_steps,
     train_diffusion,
 )
 from .heads import projection_head
@@ -385,7 +386,7 @@ class GCCModule(ClusterModule):
         prototypes = F.normalize(torch.randn(n_clusters, feature_dim), dim=1)
         self.prototypes = nn.Parameter(prototypes)
         self.generator = None
-        if options["bank"] == "generated":
+        if options["bank"] == "generated" and round_epochs:
             with torch.random.fork_rng():  # stage I is the same with and without it
                 diffusion = ConditionalDiffusion(image_shape, n_clusters, denoiser)
             self.generator = diffusion.requires_grad_(False)
@@ -394,15 +395,16 @@ class GCCModule(ClusterModule):
         self.register_buffer("first_labels", torch.zeros_like(self.labels))
         self.register_buffer("reliable", torch.ones(n_samples, dtype=torch.bool))
         self.register_buffer("confidence", torch.ones(n_samples))
+        self.register_buffer("taught", torch.ones(n_clusters, dtype=torch.bool))
         self.register_buffer("class_weights", torch.ones(n_clusters))
         self.register_buffer("anchors", prototypes.clone())
-        self.epoch, self.round, self.clustered = 0, 0, False
+        self.epoch, self.round, self.clustered, self.too_near = 0, 0, False, 0.0
         self.stages, self.agreement, self.before, self.seen = [], [], None, None
         self.began = time.perf_counter()
 
     def get_extra_state(self):
         """State beside parameters and buffers, for ``state_dict``."""
-        names = ("epoch", "round", "clustered", "converged")
+        names = ("epoch", "round", "clustered", "converged", "too_near")
         names += ("stages", "agreement", "before")
         return {name: copy.deepcopy(getattr(self, name)) for name in names}
 
@@ -444,7 +446,8 @@ class GCCModule(ClusterModule):
         if self.round < 1:
             return {"contrast": contrast}
         parts = {"contrast": o["contrast_weight"] * contrast}
-        labels, reliable = self.labels[index], self.reliable[index]
+        labels = self.labels[index]
+        reliable = self.reliable[index] & self.taught[labels]
         if self.bank.in_use:
             drawn, drawn_labels = self.bank.draw()
             with frozen_running_statistics(self.online):
@@ -515,7 +518,8 @@ class GCCModule(ClusterModule):
         centers, _ = spherical_kmeans(z, self.n_clusters, n_init=self.options["n_init"])
         self.prototypes.copy_(centers)
         self.labels = self.head(z).argmax(1)
-        self.first_labels, self.clustered = self.labels, True
+        self.first_labels, self.clustered = self.labels.clone(), True
+        self.anchors = self.centers
         self.log("pretraining", epochs=self.epoch)
 
     def start_round(self, embed):
@@ -525,7 +529,6 @@ class GCCModule(ClusterModule):
         self.reliable = reliable_samples(
             self.confidence, self.labels, k, o["reliable_share"]
         )
-        self.class_weights = 1 / self.sizes().clamp_min(1)
         self.before = {
             "online": copy.deepcopy(self.online.state_dict()),
             "prototypes": self.prototypes.detach().clone(),
@@ -550,9 +553,9 @@ class GCCModule(ClusterModule):
         if wrong:
             warnings.warn(
                 f"Round {self.round} of the calibration was undone and training ended: "
-                f"{wrong}. Labels are those from before it. Lower lr, train the "
-                "diffusion model longer (diffusion_steps), or pretrain longer (warmup, "
-                "max_epochs).",
+                f"{wrong}. Labels are those from before it. Lower calibration_lr, or "
+                "train longer: the diffusion model (diffusion_steps) or all "
+                "(max_epochs).",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -561,7 +564,6 @@ class GCCModule(ClusterModule):
             report["cluster_sizes"] = self.sizes().tolist()
             self.converged = True
         elif over:
-            self.labels = labels
             self.converged = changed < self.options["tol"]
         if over or wrong:
             self.log("calibration", changed=changed, undone=bool(wrong))
@@ -573,21 +575,26 @@ class GCCModule(ClusterModule):
         lost = (in_use & (sizes == 0)).nonzero().flatten().tolist()
         if lost:
             return f"it emptied the clusters {lost}"
-        anchors = self.anchors[in_use]
-        if len(anchors) > 1 and F.pdist(anchors).min() < LEAST_DISTANCE:
+        if self.least_distance(in_use) < self.too_near:
             return "the anchors of two clusters met"
         most = self.options["max_change"]
         if over and changed > most:
             return f"it changed {changed:.0%} of the labels (max_change={most:g})"
         return None
 
+    def least_distance(self, in_use):
+        """Least distance between two anchors of clusters in use."""
+        anchors = self.anchors[in_use]
+        return F.pdist(anchors).min().item() if len(anchors) > 1 else math.inf
+
     @torch.no_grad()
     def finish(self, embed):
-        """Settle the prototypes."""
+        """Settle the prototypes; those of a round that was undone stay."""
         if not self.clustered:
             self.end_pretraining(embed())
         self.prototypes.requires_grad_(False)
-        if self.options["assign"] == "kmeans":
+        undone = self.stages[-1].get("undone", False)
+        if self.options["assign"] == "kmeans" and not undone:
             # from the prototypes, so that each centre stays with its cluster
             centers, _ = spherical_kmeans(
                 embed(), self.n_clusters, init=self.prototypes, n_init=0
@@ -649,8 +656,11 @@ class GCCModule(ClusterModule):
             o["min_agreement"],
             filtered=o["bank_filter"] == "agreement",
         )
-        self.agreement.append(agreement.tolist())
-        left_out = in_use & (agreement < o["min_agreement"])
+        self.agreement.append(agreement.where(in_use, math.nan).tolist())
+        self.taught = in_use & (agreement >= o["min_agreement"])
+        # of a cluster without generated images nothing is left to align with
+        self.class_weights = self.taught / self.sizes().clamp_min(1)
+        left_out = in_use & ~self.taught
         if left_out.any():
             warnings.warn(
                 f"Round {self.round}: of the images that were generated of the "
@@ -663,6 +673,7 @@ class GCCModule(ClusterModule):
             )
         labels = self.bank.labels[kept]
         self.anchors = move_anchors(self.centers, z[kept], labels, momentum=0.0)
+        self.too_near = min(LEAST_DISTANCE, 0.5 * self.least_distance(in_use))
 
     # -- what is shown -----------------------------------------------------------------
 
@@ -824,7 +835,8 @@ class GCC(DeepClusterer):
     sampling_steps : int, default=15
         Steps in which images are drawn, in the bank and by :meth:`sample`.
     sampler : {"dpm-solver++", "ddim", "ddpm"}, default="dpm-solver++"
-        How. ``"ddim"`` wants a divisor of 1000, ``"ddpm"`` all 1000 steps.
+        How. ``"ddim"`` takes a number of steps that divides 1000; ``"ddpm"`` is made
+        for all 1000.
     max_change : float, default=0.4
         A round that changes more of the labels is undone, with a warning, and training
         ends. So it does if a cluster is emptied or two anchors meet.
@@ -871,14 +883,18 @@ class GCC(DeepClusterer):
     cluster_sizes_ : ndarray of shape (n_clusters,), int64
         Samples of each cluster.
     anchors_ : ndarray of shape (n_clusters, feature_dim), float32
-        Class centres of the generated images, of unit length.
+        Class centres of the images of the bank, of unit length; of clusters that the
+        bank left out, and without a round, the prototypes.
     reliable_mask_ : ndarray of shape (n,), bool
-        The images whose cluster the diffusion model was told in the last round.
+        The images that were reliable in the last round: whose cluster the diffusion
+        model was told. Without a round all are.
     bank_agreement_ : ndarray of shape (n_rounds_, K), float64
         For each round and each of the K clusters asked for, the share of the bank's
-        images that the head recognised.
+        images that the head recognised; nan for a cluster without images. Of a round
+        that was interrupted before there was a bank there is no row.
     n_rounds_ : int
-        Rounds begun.
+        Rounds begun, one that was undone as well: anchors, reliable images and the
+        diffusion model stay those of it.
     history_ : list of dict
         One row an epoch: ``epoch``, ``round`` (0 in stage I), ``loss`` and its weighted
         parts ``loss_contrast``, ``loss_alignment``, ``loss_discriminability``,
@@ -1091,6 +1107,7 @@ class GCC(DeepClusterer):
         return first, [len(part) for part in parts]
 
     def _module(self, plan):
+        check_steps(self.sampler, self.sampling_steps)
         first, rounds = self._epochs(plan)
         options = (
             "temperature",
@@ -1180,7 +1197,7 @@ class GCC(DeepClusterer):
         self.anchors_ = module.anchors.cpu().numpy()[self._kept]
         shape = (-1, self.n_clusters)
         self.bank_agreement_ = np.array(module.agreement).reshape(shape)
-        self.n_rounds_ = len(module.agreement)
+        self.n_rounds_ = module.round
         self.stages_ = module.stages
 
     def sample(
@@ -1227,30 +1244,32 @@ class GCC(DeepClusterer):
         check_is_fitted(self)
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         steps = self.sampling_steps if sampling_steps is None else sampling_steps
-        if not isinstance(n_samples, Integral) or n_samples < 1:
+        if not _is_whole(n_samples) or n_samples < 1:
             raise ValueError(f"n_samples={n_samples!r} should be an integer >= 1.")
         if not isinstance(scale, Real) or not 0 <= scale < math.inf:
             raise ValueError(
                 f"guidance_scale={scale!r} should be a finite number >= 0."
             )
-        if not isinstance(steps, Integral) or not 1 <= steps <= TIMESTEPS:
+        if not _is_whole(steps) or not 1 <= steps <= TIMESTEPS:
             raise ValueError(
                 f"sampling_steps={steps!r} should be an integer from 1 to {TIMESTEPS}."
             )
         k = len(self._kept)
         if cluster is None:
             labels = np.sort(np.arange(n_samples) % k)
-        elif isinstance(cluster, Integral) and 0 <= cluster < k:
+        elif _is_whole(cluster) and 0 <= cluster < k:
             labels = np.full(n_samples, cluster)
         else:
             raise ValueError(
                 f"cluster={cluster!r} should be None or an integer from 0 to {k - 1}."
             )
-        if not self.n_rounds_ or self.net_.module_.generator is None:
+        if not any(row["stage"] == "diffusion" for row in self.stages_):
             raise ValueError(
-                "This GCC has no diffusion model to draw with. Fit it with "
-                "bank='generated' and warmup < 1, so that there is a round."
+                "This GCC has no trained diffusion model to draw with. Fit it with "
+                "bank='generated', and with max_epochs and warmup that leave epochs "
+                f"for a round (n_iter_={self.n_iter_}, n_rounds_={self.n_rounds_})."
             )
+        check_steps(self.sampler, steps)
         module, device = self.net_.module_.eval(), self.net_.device
         classes = torch.as_tensor(self._kept[labels])
         with seeded(make_seed(random_state), device):
@@ -1258,3 +1277,7 @@ class GCC(DeepClusterer):
                 classes.to(device), scale, int(steps), self.sampler
             )
         return as_input(self, module.scaling.raw(unit)), labels.astype(np.int64)
+
+
+def _is_whole(value):
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -64,16 +64,18 @@ def test_squares_of_three_sizes_of_cluster(denoiser):
         max_epochs=30,
         batch_size=64,
         denoiser=denoiser,
-        diffusion_steps=150,
-        samples_per_cluster=30,
+        diffusion_steps=100,
+        diffusion_batch_size=32,
+        samples_per_cluster=20,
+        sampling_steps=8,
         random_state=0,
     ).fit(X)
     first = clustering_accuracy(y, model.pretrain_labels_)
     assert first > 0.95
     assert clustering_accuracy(y, model.labels_) >= first
-    drawn, labels = model.sample(90, random_state=0)
+    drawn, labels = model.sample(60, random_state=0)
     flat = X.reshape(len(X), -1).astype(float)
-    nearest = pairwise_distances_argmin(drawn.reshape(90, -1).astype(float), flat)
+    nearest = pairwise_distances_argmin(drawn.reshape(60, -1).astype(float), flat)
     for cluster in range(3):
         own = model.labels_[nearest[labels == cluster]] == cluster
         assert own.mean() > 0.8
@@ -204,7 +206,21 @@ def test_clusters_that_are_not_recognised_are_left_out():
     assert model.bank_agreement_.max() < 1
     parts = {key for row in model.history_ for key in row if key.startswith("loss_")}
     assert parts == {"loss_contrast", "loss_real_metric"}
+    assert model.history_[-1]["loss_real_metric"] == 0  # there is nothing to learn from
+    np.testing.assert_array_equal(model.anchors_.shape, model.cluster_centers_.shape)
     assert np.isfinite(model.transform(X)).all()
+
+
+def test_prototypes_have_a_rate_of_their_own():
+    rates = []
+
+    class Look(Callback):
+        def on_train_begin(self, net, **kwargs):
+            rates.extend(group["initial_lr"] for group in net.optimizer_.param_groups)
+
+    X, _ = squares((20, 20, 20))
+    make(lr=0.003, callbacks=[Look()]).fit(X)
+    assert rates == pytest.approx([0.03, 0.003])
 
 
 def test_a_good_round_ends_training_when_nothing_changes():
@@ -304,6 +320,11 @@ def test_state_of_a_round_can_be_loaded(fitted):
     module.load_state_dict(pickle.loads(state))
     assert len(module.bank.images) == 36 and module.round == 2 and module.bank.in_use
     assert module.before is not None and len(module.stages) == 6
+    # each buffer has a memory of its own, so that none is loaded over another
+    saved = pickle.loads(state)
+    for name, value in module.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, saved[name]), name
 
 
 # -- drawing ---------------------------------------------------------------------------
@@ -369,8 +390,15 @@ def test_samples_of_clusters_that_are_left():
     X, y = squares((30, 30))
     model = make(n_clusters=3, max_epochs=4).fit(X)
     model._kept = np.array([0, 2])
+    asked, draw = [], model.net_.module_.generator.sample_all
+
+    def watched(classes, *args):
+        asked.extend(classes.tolist())
+        return draw(classes, *args)
+
+    model.net_.module_.generator.sample_all = watched
     _, labels = model.sample(4, random_state=0)
-    assert labels.tolist() == [0, 0, 1, 1]
+    assert labels.tolist() == [0, 0, 1, 1] and asked == [0, 0, 2, 2]
     with pytest.raises(ValueError, match="cluster=2 should be None or .* 0 to 1"):
         model.sample(1, cluster=2)
 
@@ -383,6 +411,8 @@ def test_samples_of_clusters_that_are_left():
         ({"cluster": 3}, "cluster=3 should be None or an integer from 0 to 2"),
         ({"cluster": -1}, "cluster=-1 should be"),
         ({"cluster": "a"}, "cluster='a' should be"),
+        ({"cluster": True}, "cluster=True should be"),
+        ({"n_samples": True}, "n_samples=True should be"),
         ({"guidance_scale": -1}, "guidance_scale=-1 should be a finite number >= 0"),
         ({"guidance_scale": float("nan")}, "guidance_scale=nan should be"),
         ({"sampling_steps": 0}, "sampling_steps=0 should be an integer from 1 to 1000"),
@@ -397,8 +427,8 @@ def test_nothing_to_draw_with(fitted):
     X, _, _ = fitted
     with pytest.raises(NotFittedError):
         make().sample(3)
-    for params in ({"bank": "real"}, {"warmup": 1.0}):
-        with pytest.raises(ValueError, match="no diffusion model to draw with. Fit it"):
+    for params in ({"bank": "real"}, {"warmup": 1.0}, {"max_epochs": 1, "warmup": 0.9}):
+        with pytest.raises(ValueError, match="no trained diffusion model to draw with"):
             make(**params).fit(X).sample(3)
 
 
@@ -413,6 +443,7 @@ def test_nothing_to_draw_with(fitted):
         ({"warmup": 1.1}, "'warmup' parameter of GCC"),
         ({"n_rounds": 0}, "'n_rounds' parameter of GCC"),
         ({"sampler": "euler"}, "'sampler' parameter of GCC"),
+        ({"sampler": "ddim", "sampling_steps": 15}, "=15 does not divide 1000, .*ddim"),
         ({"reliable_share": 0}, "'reliable_share' parameter of GCC"),
     ],
 )

@@ -1,6 +1,8 @@
 """GCC and its diffusion model against values that can be worked out by hand."""
 
+import copy
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from torch.nn import functional as F
 from skdeepcluster._bank import balanced_weights
 from skdeepcluster._images import Images
 from skdeepcluster._kmeans import spherical_kmeans
+from skdeepcluster._net import Batch
 from skdeepcluster._scaling import Scaling
 from skdeepcluster.denoisers import DENOISERS, UNet, resolve_denoiser
 from skdeepcluster.diffusion import (
@@ -105,6 +108,14 @@ def test_discrepancy_is_symmetric_and_grows_with_a_shift():
     torch.testing.assert_close(one, other)
     shifted = [weighted_mmd(a, a + by, wa, wa, 3.0).item() for by in (0.0, 0.5, 1.0)]
     assert -1e-6 < shifted[0] < shifted[1] < shifted[2]
+
+
+def test_discrepancy_is_not_negative():
+    for _ in range(50):
+        a, b = torch.randn(2, 6, 2).double()
+        wa, wb = torch.rand(2, 1, 6).double()
+        wa, wb = wa / wa.sum(), wb / wb.sum()
+        assert weighted_mmd(a, b, wa, wb, 1.0) > -1e-12
 
 
 def test_discrepancy_knows_no_order_and_no_copies():
@@ -365,6 +376,140 @@ def test_the_head_is_the_kmeans():
     assert torch.equal(labels, module.labels)
 
 
+# weights that no two parts share
+WEIGHTS = {
+    "alignment_weight": 2.0,
+    "discriminability_weight": 3.0,
+    "metric_weight": 5.0,
+    "anchor_weight": 7.0,
+    "contrast_weight": 11.0,
+}
+
+
+def in_a_round(**changed):
+    """A module in stage II and a batch, and a bank that gives the same images."""
+    module = make_module(n=40, k=3, **{**WEIGHTS, **changed}).train()
+    module.round, module.bank.in_use = 1, True
+    module.prototypes.data *= 3  # rows are normalised on use
+    module.labels = torch.arange(40) % 3
+    module.confidence, module.reliable = torch.rand(40), torch.rand(40) > 0.4
+    module.class_weights, module.anchors = torch.rand(3), unit(3, 8)
+    drawn = torch.rand(18, 1, 8, 8, requires_grad=True), torch.arange(18) % 3
+    module.bank.draw = lambda: drawn
+    views = [torch.randn(16, 1, 8, 8) for _ in range(2)]
+    return module, Batch(torch.randperm(40)[:16], views), drawn
+
+
+@pytest.mark.parametrize("taught", [(True, True, True), (True, False, True)])
+def test_parts_of_a_step(taught):
+    module, batch, (images, drawn) = in_a_round()
+    module.taught = torch.tensor(taught)
+    other, index = copy.deepcopy(module.online), batch.index
+    z1, z2 = F.normalize(other(torch.cat(batch.views)), dim=1).chunk(2)
+    after_real = statistics(other)
+    zg = F.normalize(other(module.scaling.standardize(images)), dim=1)
+    labels = module.labels[index]
+    reliable = module.reliable[index] & module.taught[labels]
+    W = F.normalize(module.prototypes, dim=1)
+    expected = {
+        "contrast": 11 * nt_xent(z1, z2, 0.5),
+        "alignment": 2
+        * alignment_loss(
+            z1,
+            zg,
+            labels,
+            drawn,
+            module.class_weights,
+            module.confidence[index] * reliable,
+            0.5,
+        ),
+        "discriminability": 3 * discriminability_loss(zg, drawn, module.anchors, 0.2),
+        "generated_metric": 5 * F.cross_entropy(zg @ W.T / 0.1, drawn),
+        "real_metric": 7 * anchor_loss(z2, labels, reliable, module.anchors, 0.1),
+    }
+    parts = module.losses(batch)
+    assert list(parts) == list(expected)
+    for name, value in parts.items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+    # the running statistics are those of the real images alone
+    assert all(map(torch.equal, statistics(module.online), after_real))
+    weight = module.online.projector[-1].weight
+    for name, value in parts.items():
+        to_encoder, to_head, to_bank = torch.autograd.grad(
+            value,
+            (weight, module.prototypes, images),
+            retain_graph=True,
+            allow_unused=True,
+        )
+        assert to_encoder.abs().sum() > 0, name
+        assert (to_head is not None) == (name == "generated_metric")
+        of_bank = name in ("alignment", "discriminability", "generated_metric")
+        assert (to_bank is not None) == of_bank
+        assert to_bank is None or to_bank.abs().sum() > 0
+
+
+def test_parts_of_stage_one_and_without_a_bank():
+    module, batch, _ = in_a_round()
+    module.round = 0
+    (contrast,) = module.losses(batch).values()
+    z1, z2 = module.encode(torch.cat(batch.views)).chunk(2)
+    torch.testing.assert_close(contrast, nt_xent(z1, z2, 0.5))
+    module.round, module.bank.in_use = 1, False
+    assert list(module.losses(batch)) == ["contrast", "real_metric"]
+
+
+def test_images_of_the_bank_are_augmented_where_that_is_wanted():
+    class Watched(nn.Module):
+        def forward(self, x):
+            seen.append(x)
+            return x
+
+    for augment_bank in (True, False):
+        seen = []
+        module, batch, (images, _) = in_a_round(augment_bank=augment_bank)
+        module.augmentation = Watched()
+        module.losses(batch)
+        assert len(seen) == augment_bank and all(x is images for x in seen)
+
+
+def test_anchors_move_after_a_step():
+    module, batch, (images, drawn) = in_a_round(anchor_momentum=0.6)
+    before = module.anchors.clone()
+    other = copy.deepcopy(module.online)
+    module.losses(batch)
+    module.after_step()
+    zg = F.normalize(other(module.scaling.standardize(images)), dim=1).detach()
+    means = torch.stack([zg[drawn == k].mean(0) for k in range(3)])
+    expected = F.normalize(0.6 * before + 0.4 * means, dim=1)
+    torch.testing.assert_close(module.anchors, expected)
+    module.after_step()  # without a bank's images nothing moves
+    torch.testing.assert_close(module.anchors, expected)
+
+
+@pytest.mark.parametrize("min_agreement", [0.0, 0.9])
+def test_a_round_starts_from_the_bank(min_agreement):
+    module = make_module(n=40, k=3, min_agreement=min_agreement, bank_filter="none")
+    module = module.eval()
+    module.labels = torch.arange(40) % 2  # cluster 2 is empty
+    module.bank.images = torch.rand(18, 1, 8, 8)
+    with torch.no_grad():
+        z = module.encode(module.scaling.standardize(module.bank.images))
+        # the head takes all for cluster 0
+        module.prototypes.copy_(torch.stack([z.mean(0), -z.mean(0), -z.mean(0)]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module.judge_bank()
+    ((zero, one, two),) = module.agreement
+    assert (zero, one) == (1, 0) and math.isnan(two)
+    kept = [True, min_agreement == 0, False]
+    assert module.taught.tolist() == kept
+    means = F.normalize(torch.stack([z[6 * k : 6 * k + 6].mean(0) for k in range(3)]))
+    expected = torch.where(module.taught[:, None], means, module.centers)
+    torch.testing.assert_close(module.anchors, expected)
+    sizes = torch.tensor([20.0, 20.0, 1.0])
+    torch.testing.assert_close(module.class_weights, module.taught / sizes)
+
+
 def statistics(network):
     return [b.clone() for name, b in network.named_buffers() if "running" in name]
 
@@ -460,12 +605,6 @@ def test_guidance(denoiser):
     torch.testing.assert_close(v[2] - v[1.5], (v[1] - v[0]) / 2, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("patch", [1, 2, 4])
-def test_patches_lose_nothing(patch):
-    x = torch.randn(3, 2, 8, 12)
-    assert torch.equal(F.pixel_shuffle(F.pixel_unshuffle(x, patch), patch), x)
-
-
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 5, 9), (1, 2, 1), (3, 70, 33)])
 def test_unets_of_any_size(shape):
     network = UNet(shape, 4, DENOISERS["nano"])
@@ -522,6 +661,26 @@ def test_unreliable_images_teach_no_class():
     assert torch.equal(torch.stack(seen).any(0), torch.tensor([False] * 3 + [True]))
 
 
+def test_the_average_of_the_weights():
+    images = Images(np.random.default_rng(0).random((40, 64), np.float32), (1, 8, 8))
+    average = diffusion()
+    labels = torch.zeros(40, dtype=torch.int64)
+    module = DiffusionModule(Scaling(images), nn.Identity(), average, labels, 0.1)
+    assert module.average is average  # it is moved in place
+    (expected, *_) = [p.detach().clone() for p in average.parameters()]
+    for step in range(1, 4):
+        (weight, *_) = module.trained.parameters()
+        weight.data += torch.randn_like(weight)
+        module.after_step()
+        momentum = (1 + step) / (10 + step)
+        expected = momentum * expected + (1 - momentum) * weight.detach()
+    torch.testing.assert_close(next(average.parameters()), expected)
+    module.step = 10**6
+    module.after_step()
+    expected = 0.999 * expected + 0.001 * weight.detach()
+    torch.testing.assert_close(next(average.parameters()), expected)
+
+
 def test_dropout_of_classes():
     images = Images(np.random.default_rng(0).random((40, 64), np.float32), (1, 8, 8))
     for dropout, rows in ((0.0, [True] * 3 + [False]), (1.0, [False] * 3 + [True])):
@@ -572,7 +731,7 @@ def test_ranges():
     x = torch.tensor([0.0, 0.25, 1.0])
     assert images.from_unit(x).tolist() == [-1, -0.5, 1]
     assert images.to_unit(torch.tensor([-3.0, -0.5, 1.0])).tolist() == [0, 0.25, 1]
-    assert vectors.from_unit(x) is x and vectors.to_unit(-9 * x) is not None
+    assert vectors.from_unit(x) is x
     assert vectors.to_unit(torch.tensor([-9.0])).item() == -9
 
 

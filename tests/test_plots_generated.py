@@ -59,19 +59,34 @@ def test_rows(model):
         assert len(display.axes_[row].images) == len(indices) + 6
 
 
-def test_generated_images_are_those_of_sample(model):
+def test_generated_images_are_those_of_sample(model, monkeypatch):
     X, estimator = model
-    display = GeneratedSheetDisplay.from_estimator(
-        estimator, X, clusters=[1], n_generated=4, random_state=3, guidance_scale=0.5
-    )
-    again = GeneratedSheetDisplay.from_estimator(
-        estimator, X, clusters=[1], n_generated=4, random_state=3, guidance_scale=0.5
-    )
-    np.testing.assert_array_equal(display.generated, again.generated)
-    other = GeneratedSheetDisplay.from_estimator(
-        estimator, X, clusters=[1], n_generated=4, random_state=4, guidance_scale=0.5
-    )
-    assert not np.array_equal(display.generated, other.generated)
+    drawn, sample = [], estimator.sample
+
+    def watched(*args, **kwargs):
+        drawn.append(
+            (kwargs["cluster"], kwargs["guidance_scale"], sample(*args, **kwargs)[0])
+        )
+        return drawn[-1][2], None
+
+    monkeypatch.setattr(estimator, "sample", watched)
+    displays = [
+        GeneratedSheetDisplay.from_estimator(
+            estimator,
+            X,
+            clusters=[1, 0],
+            n_generated=4,
+            random_state=seed,
+            guidance_scale=0.5,
+        )
+        for seed in (3, 3, 4)
+    ]
+    assert [call[:2] for call in drawn] == 3 * [(1, 0.5), (0, 0.5)]
+    images = [np.stack([drawn[2 * i][2], drawn[2 * i + 1][2]]) for i in range(3)]
+    for display, expected in zip(displays, images, strict=True):
+        np.testing.assert_array_equal(display.generated, expected)
+    np.testing.assert_array_equal(images[0], images[1])
+    assert not np.array_equal(images[0], images[2])
 
 
 def test_nearest_images_and_distances(model):
@@ -101,7 +116,7 @@ def test_copies_have_no_distance(model, monkeypatch):
     monkeypatch.setattr(estimator, "sample", copies)
     display = GeneratedSheetDisplay.from_estimator(estimator, X, n_generated=5)
     assert display.nearest_indices.tolist() == [list(range(5))] * len(display.clusters)
-    np.testing.assert_allclose(display.distances, 0, atol=1e-3)
+    np.testing.assert_array_equal(display.distances, 0)
     assert display.real_distances.min() > 0.1
 
 
@@ -131,11 +146,16 @@ def test_layouts(kind, tmp_path):
     assert shapes == {(8, 8, 3)}
 
 
-def test_facets_can_be_shown():
+@pytest.mark.parametrize("facet", [0, 1])
+def test_facets_can_be_shown(facet):
     X = random_images()
     estimator = MFCVAE(**{**SMALL_FACETS, "max_epochs": 2}).fit(X)
-    display = GeneratedSheetDisplay.from_estimator(estimator, X, n_generated=2)
-    assert len(display.generated) == len(estimator.cluster_sizes_)
+    display = GeneratedSheetDisplay.from_estimator(
+        estimator, X, n_generated=2, facet=facet
+    )
+    sizes = np.bincount(estimator.facet_labels_[:, facet])
+    np.testing.assert_array_equal(display.sizes, sizes)
+    assert len(display.generated) == len(sizes)
 
 
 def test_layout_of_the_figure(model):
@@ -158,8 +178,9 @@ def test_layout_of_the_figure(model):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"n_real": 0}, "n_real=0 should be at least 1"),
-        ({"n_generated": 0}, "n_generated=0 should be at least 1"),
+        ({"n_real": 0}, "n_real=0 should be an integer, at least 1"),
+        ({"n_generated": 1.5}, "n_generated=1.5 should be an integer, at least 1"),
+        ({"cluster": 1}, r"cluster=... is not taken: pass clusters=\[...\]"),
         ({"clusters": [7]}, r"clusters=\[7\] should be some of the numbers 0 to"),
         ({"clusters": []}, r"clusters=\[\] should be some"),
         ({"guidance_scale": -1}, "guidance_scale=-1 should be"),

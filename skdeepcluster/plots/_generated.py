@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -154,7 +155,8 @@ class GeneratedSheetDisplay:
         figsize : (float, float), optional
             See :meth:`plot`.
         **sample_params
-            Passed to ``sample``, such as ``guidance_scale=2``.
+            Passed to ``sample``, such as ``guidance_scale=2``, or ``facet=0`` for the
+            clusters of that facet of an MFCVAE.
 
         Returns
         -------
@@ -177,17 +179,20 @@ class GeneratedSheetDisplay:
                 "MFCVAE; of a pipeline its last step, with X as that step gets it."
             )
         for key, value in (("n_real", n_real), ("n_generated", n_generated)):
-            if value < 1:
-                raise ValueError(f"{key}={value!r} should be at least 1.")
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{key}={value!r} should be an integer, at least 1.")
+        if "cluster" in sample_params:
+            raise ValueError("cluster=... is not taken: pass clusters=[...].")
         check_is_fitted(estimator)
         X = listed(X)
         shape, channels_last = estimator.image_shape_, estimator._channels_last
         require_images(X, shape)
         rng = np.random.RandomState(make_seed(random_state))
 
-        proba = np.asarray(estimator.predict_proba(X))
+        facet = {k: sample_params[k] for k in ("facet",) if k in sample_params}
+        proba = np.asarray(estimator.predict_proba(X, **facet))
         n_clusters = proba.shape[1]
-        shown = np.arange(n_clusters) if clusters is None else np.asarray(clusters)
+        shown = np.arange(n_clusters) if clusters is None else np.atleast_1d(clusters)
         if not set(shown.tolist()) <= set(range(n_clusters)) or shown.size == 0:
             raise ValueError(
                 f"clusters={clusters!r} should be some of the numbers 0 to "
@@ -298,6 +303,20 @@ class GeneratedSheetDisplay:
                     va="center",
                     **style,
                 )
+        for text, left in (
+            ("typical", 0),
+            ("generated, and below each the nearest of X", n_real + APART),
+        ):
+            axes[0].annotate(
+                text,
+                (left, 2 * tall),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="left",
+                va="bottom",
+                color=QUIET,
+                size=8,
+            )
         figure.suptitle(self.title, fontsize=9, color=STRONG)
         return self
 
@@ -305,9 +324,8 @@ class GeneratedSheetDisplay:
 def _title(name, distances, real_distances):
     generated, real = np.median(distances), np.median(real_distances)
     return (
-        f"{name}: typical images, generated ones, and below each the nearest of X\n"
-        f"median distance to the nearest: of generated images {generated:.3f}, "
-        f"of those in X {real:.3f}"
+        f"{name}: median distance to the nearest image of X\n"
+        f"of generated images {generated:.3f}, of those in X {real:.3f}"
     )
 
 
@@ -320,7 +338,12 @@ def _nearest(estimator, queries, X, rows=None):
     best = torch.full((len(q),), torch.inf)
     index, start = torch.zeros(len(q), dtype=torch.int64), 0
     for raw in estimator._read(X).chunks():
-        distance = torch.cdist(q, scaling.unit(raw).flatten(1))
+        # by differences: by products, a copy would have some distance
+        distance = torch.cdist(
+            q,
+            scaling.unit(raw).flatten(1),
+            compute_mode="donot_use_mm_for_euclid_dist",
+        )
         if rows is not None:
             own = torch.arange(start, start + len(raw))
             distance = distance.masked_fill(wanted[:, None] == own, torch.inf)
