@@ -28,7 +28,7 @@ X, y = load_digits_images()
 model = GCC(
     10,
     max_epochs=30 if quick else "auto",
-    diffusion_steps=200 if quick else "auto",
+    diffusion_steps=120 if quick else "auto",
     samples_per_cluster=40 if quick else "auto",
     verbose=0 if quick else 1,
     random_state=0,
