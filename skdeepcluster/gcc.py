@@ -768,7 +768,8 @@ class GCC(DeepClusterer):
         Highest learning rate of stage I, after its warm-up and before the cosine decay;
         that of the prototypes is ten times as high in both stages.
     warmup : float, default=0.85
-        Share of the epochs that are stage I. 1 leaves it at the k-means.
+        Share of the epochs that are stage I; if it is less than 1, one epoch at least
+        is left. 1 leaves it at the k-means.
     n_rounds : int, default=1
         Rounds of stage II, which share the other epochs.
     temperature : float, default=0.5
@@ -1101,6 +1102,8 @@ class GCC(DeepClusterer):
     def _epochs(self, plan):
         """Return the epochs of stage I, and those of each round."""
         first = round(self.warmup * plan.max_epochs)
+        if self.warmup < 1:  # an epoch is left for a round, if there are two
+            first = min(first, max(1, plan.max_epochs - 1))
         left = plan.max_epochs - first
         rounds = min(self.n_rounds, left)
         parts = np.array_split(np.arange(left), rounds) if rounds else []

@@ -123,12 +123,16 @@ def test_the_control_has_the_same_stage_one(fitted):
 
 
 @pytest.mark.parametrize("max_epochs", [1, 2, 3, 7])
-@pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("warmup", [0.0, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("n_rounds", [1, 2, 5])
 def test_epochs_of_rounds(max_epochs, warmup, n_rounds):
     model = make(warmup=warmup, n_rounds=n_rounds)
     first, rounds = model._epochs(SimpleNamespace(max_epochs=max_epochs))
-    assert first == round(warmup * max_epochs) and first + sum(rounds) == max_epochs
+    assert first + sum(rounds) == max_epochs
+    if warmup != 0.9:
+        assert first == round(warmup * max_epochs)
+    else:  # of two epochs or more, one is left
+        assert first == max(1, min(round(warmup * max_epochs), max_epochs - 1))
     assert len(rounds) == min(n_rounds, max_epochs - first)
     assert all(length >= 1 for length in rounds)
     assert max(rounds, default=0) - min(rounds, default=0) <= 1
@@ -534,6 +538,7 @@ def test_diffusers_is_imported_by_those_who_need_it():
         X = np.random.default_rng(0).normal(size=(40, 4))
         DigPro(2, max_epochs=1).fit(X)
         GCC(2, max_epochs=2, bank="real").fit(X)
+        GCC(2, max_epochs=2, warmup=1.0).fit(X)
         print("diffusers" in sys.modules)
         GCC(2, max_epochs=2, diffusion_steps=1, sampling_steps=1).fit(X)
         print("diffusers" in sys.modules)
