@@ -123,8 +123,17 @@ def test_calibration_does_no_harm(packs):
     X, y, _ = packs("fashion_mnist_test.npz")
     X, y = X[:2000], y[:2000]
     model = GCC(
-        10, max_epochs=40, diffusion_steps=80, sampling_steps=8, random_state=0
+        10,
+        max_epochs=30,
+        diffusion_steps=250,
+        diffusion_batch_size=32,
+        samples_per_cluster=40,
+        sampling_steps=8,
+        random_state=0,
     ).fit(X)
+    # there was something to do harm: a round, with most of the clusters in its bank
+    assert not model.stages_[-1]["undone"]
+    assert np.median(model.bank_agreement_) > 0.5
     before = clustering_accuracy(y, model.pretrain_labels_)
     assert before > clustering_accuracy(y, kmeans(X, 10))
     assert clustering_accuracy(y, model.labels_) > before - 0.03
