@@ -756,8 +756,7 @@ class GCC(DeepClusterer):
         ``"none"``, or a callable that maps (b, C, H, W) in [0, 1] to the same shape.
         ``"auto"``: ``"vector"`` for vectors, ``"digits"`` for one channel, else
         ``"simclr"``, which mirrors and recolours: what you make invariant you stop
-        clustering by. The diffusion model sees images as they are, half of them
-        mirrored if the views are.
+        clustering by.
     max_epochs : int or "auto", default="auto"
         Passes over X in both stages. ``"auto"``: 48, but as many as make 900 steps at
         least and 5000 at most, so that small data are not under-trained.
@@ -820,6 +819,7 @@ class GCC(DeepClusterer):
         ``"small"``, ``"base32"``, ``"mid32"`` or ``"ddpm32"``, or ``"mlp"``.
         ``"auto"``: ``"mlp"`` for vectors, ``"nano"`` on a CPU, elsewhere ``"small"``
         for one channel and ``"mid32"`` for more. Large images are cut into patches.
+        It learns images as they are, half of them mirrored if the views are.
     diffusion_steps : int or "auto", default="auto"
         Steps of its training in the first round; a third of it in each later one.
         ``"auto"``: 500 on a CPU, 6000 elsewhere.
@@ -889,7 +889,7 @@ class GCC(DeepClusterer):
     reliable_mask_ : ndarray of shape (n,), bool
         The images that were reliable in the last round: whose cluster the diffusion
         model was told. Without a round all are.
-    bank_agreement_ : ndarray of shape (n_rounds_, K), float64
+    bank_agreement_ : ndarray of shape (n_rounds, K), float64
         For each round and each of the K clusters asked for, the share of the bank's
         images that the head recognised; nan for a cluster without images. Of a round
         that was interrupted before there was a bank there is no row.
