@@ -172,8 +172,8 @@ def test_a_round_that_changes_too_much_is_undone():
     assert sum(model.history_[-1]["cluster_sizes"]) == len(X)
 
 
-def run_until(monkeypatch, name, spoil):
-    """Fit with a module that is spoilt before it is looked after."""
+def assert_undone_at_once(monkeypatch, name, spoil):
+    """A round that is spoilt is undone in its first epoch, with a warning."""
     look_after = gcc.GCCModule.look_after
 
     def spoilt(self, z, over):
@@ -193,14 +193,14 @@ def test_an_emptied_cluster_ends_the_round(monkeypatch):
     def spoil(module):
         module.prototypes[1] = -module.prototypes.sum(0)
 
-    run_until(monkeypatch, r"emptied the clusters \[1\]", spoil)
+    assert_undone_at_once(monkeypatch, r"emptied the clusters \[1\]", spoil)
 
 
 def test_anchors_that_meet_end_the_round(monkeypatch):
     def spoil(module):
         module.anchors[1] = module.anchors[0]
 
-    run_until(monkeypatch, "anchors of two clusters met", spoil)
+    assert_undone_at_once(monkeypatch, "anchors of two clusters met", spoil)
 
 
 def test_clusters_that_are_not_recognised_are_left_out():
