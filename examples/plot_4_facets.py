@@ -77,7 +77,7 @@ for name, labels in (("KMeans", kmeans.labels_), ("MFCVAE", model.facet_labels_)
 display = FacetsDisplay.from_estimator(model, X, random_state=0)
 if not quick:
     display.figure_.savefig("facets.png", dpi=150)
-    print("The clusters are drawn in facets.png")
+    print("The clusters are shown in facets.png")
 
 # %%
 # The same by hand: new images of one cluster, and the first image on the background

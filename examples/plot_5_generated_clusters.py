@@ -13,6 +13,7 @@ import torch
 
 from skdeepcluster import GCC
 from skdeepcluster.datasets import load_digits_images
+from skdeepcluster.gcc import Generated
 from skdeepcluster.metrics import clustering_accuracy
 from skdeepcluster.plots import GeneratedSheetDisplay
 
@@ -28,7 +29,7 @@ X, y = load_digits_images()
 model = GCC(
     10,
     max_epochs=30 if quick else "auto",
-    diffusion_steps=120 if quick else "auto",
+    bank=Generated(steps=120 if quick else "auto"),
     samples_per_cluster=40 if quick else "auto",
     verbose=0 if quick else 1,
     random_state=0,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from ._layouts import is_vector
-from .callbacks import FIT_STACKLEVEL
+from ._input.layouts import is_vector
+from ._warnings import warn
 
 MAX_CONV_SIZE = 32
 
@@ -97,7 +97,11 @@ def resnet18(image_shape: tuple[int, int, int]) -> tuple[nn.Module, int]:
     return network, 512
 
 
-BACKBONES = {"mlp": mlp, "conv": conv, "resnet18": resnet18}
+BACKBONES: dict[str, Callable[..., tuple[nn.Module, int]]] = {
+    "mlp": mlp,
+    "conv": conv,
+    "resnet18": resnet18,
+}
 
 
 class _Torchvision(nn.Module):
@@ -157,12 +161,10 @@ def resolve_backbone(backbone, image_shape, device):
             return "resnet18"
         if max(image_shape[1:]) <= MAX_CONV_SIZE:
             return "conv"
-        warnings.warn(
+        warn(
             f"Images of {image_shape[1]}x{image_shape[2]} pixels train a ResNet-18, "
             "which wants a GPU. Resize them to 32x32 (for files: "
-            "image_shape), or pass backbone='conv'.",
-            UserWarning,
-            stacklevel=FIT_STACKLEVEL,
+            "image_shape), or pass backbone='conv'."
         )
         return "resnet18"
     if backbone not in BACKBONES:
@@ -227,33 +229,27 @@ def make_backbone(backbone, image_shape) -> tuple[nn.Module, int]:
     return network.train(), out.shape[1]
 
 
-def make_feature_map(backbone, image_shape) -> tuple[nn.Module, tuple[int, ...]]:
-    """Build a backbone without its pooling, where it is known to have one.
+def make_encoder(backbone, data) -> tuple[nn.Sequential, int]:
+    """Build what every method begins with: a standardising layer and a backbone.
 
     Parameters
     ----------
     backbone : str or Module
         As for :func:`make_backbone`.
-    image_shape : tuple (C, H, W)
+    data : DataFacts
 
     Returns
     -------
-    network : Module
-        (b, C, H, W) -> (b, channels, h, w) for ``"conv"`` and ``"resnet18"``; every
-        other backbone is whole: (b, C, H, W) -> (b, width).
-    shape : tuple (channels, h, w) or (width,)
-        Of what the network gives for an image.
+    encoder : Sequential
+        Images (b, C, H, W) in [0, 1] -> (b, width), of the layers ``standardize`` and
+        ``backbone``.
+    width : int
 
     Raises
     ------
     ValueError
         If a module does not map images of that shape to (b, width).
     """
-    network, width = make_backbone(backbone, image_shape)
-    if isinstance(backbone, nn.Module) or backbone not in ("conv", "resnet18"):
-        return network, (width,)
-    *stages, _, _ = network.named_children()  # a pooling, and what comes after it
-    features = nn.Sequential(OrderedDict(stages))
-    with torch.no_grad():
-        shape = features.eval()(torch.zeros(1, *image_shape)).shape[1:]
-    return features.train(), tuple(shape)
+    network, width = make_backbone(backbone, data.image_shape)
+    layers = {"standardize": data.scaling.standardize(), "backbone": network}
+    return nn.Sequential(OrderedDict(layers)), width

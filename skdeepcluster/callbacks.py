@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 
 from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback
+
+from ._warnings import warn
 
 try:  # experimental, since scikit-learn 1.9
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -15,7 +16,7 @@ try:  # experimental, since scikit-learn 1.9
 except ImportError:
     SKLEARN_CALLBACKS = False
 
-    class CallbackSupportMixin:
+    class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stands in where scikit-learn has no callbacks."""
 
     def with_callbacks(fit):
@@ -86,55 +87,12 @@ class CollapseWarning(Callback):
         if self.warned_ or row["epoch"] < self.patience or spread >= self.threshold:
             return
         self.warned_ = True
-        warnings.warn(
+        warn(
             f"The embedding is collapsing: in epoch {row['epoch']} its spread is "
             f"{spread:.3f} of what is possible. Lower lr={net.lr}, enlarge batch_size="
             f"{net.batch_size}, or choose a stronger augmentation.",
             ConvergenceWarning,
-            stacklevel=2,
         )
-
-
-class FacetCollapseWarning(Callback):
-    """Warn once for each facet of which nearly all images share one cluster.
-
-    Reads ``effective_clusters`` of the history: for each facet the exponential of the
-    entropy of its cluster sizes, or 0 while it has no mixture yet.
-
-    Parameters
-    ----------
-    threshold : float
-        Warn where less than this share of the clusters beyond the first is in use.
-    patience : int
-        Warn after so many epochs of it on end: a mixture that was just fitted may need
-        some.
-    """
-
-    def __init__(self, threshold=0.1, patience=3):
-        self.threshold, self.patience = threshold, patience
-
-    def on_train_begin(self, net, **kwargs):
-        self.collapsed_, self.warned_ = {}, set()
-
-    def on_epoch_end(self, net, **kwargs):
-        row, sizes = net.history[-1], net.module_.n_clusters
-        for facet, used in enumerate(row["effective_clusters"]):
-            least = 1 + self.threshold * (sizes[facet] - 1)
-            if not 0 < used < least:
-                self.collapsed_[facet] = 0
-                continue
-            self.collapsed_[facet] = self.collapsed_.get(facet, 0) + 1
-            if self.collapsed_[facet] != self.patience or facet in self.warned_:
-                continue
-            self.warned_.add(facet)
-            warnings.warn(
-                f"Facet {facet} is collapsing: up to epoch {row['epoch']} nearly all "
-                f"images share one of its {sizes[facet]} clusters ({used:.2f} in "
-                "effect). Start from prior_init='warmup_gmm' with n_refits > 0 and a "
-                "longer warmup, keep learn_weights=False, or lower sigma_x.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
 
 
 class StopWhenConverged(Callback):
@@ -192,7 +150,3 @@ def sklearn_callbacks(estimator, max_epochs, X, y, state):
     root.call_on_fit_task_begin(estimator=estimator, **data)
     yield [("sklearn", _SklearnBridge(estimator, root, data, state))]
     root.call_on_fit_task_end(estimator=estimator, **data)
-
-
-# from a warning one call below ``fit``, through its wrappers, to the caller's line
-FIT_STACKLEVEL = 6 if SKLEARN_CALLBACKS else 5

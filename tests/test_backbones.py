@@ -1,3 +1,5 @@
+"""Backbones: what each name and each module of the user turns images into."""
+
 import copy
 
 import numpy as np
@@ -10,7 +12,6 @@ from skdeepcluster.backbones import (
     BACKBONES,
     conv,
     make_backbone,
-    make_feature_map,
     resolve_backbone,
 )
 
@@ -113,8 +114,17 @@ def test_weights_come_from_the_generator():
         ((3, 32, 32), CUDA, "resnet18"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*wants a GPU")
 def test_auto(shape, device, expected):
     assert resolve_backbone("auto", shape, device) == expected
+
+
+def test_large_images_on_a_cpu_are_warned_of():
+    with pytest.warns(
+        UserWarning, match="33x20 .* wants a GPU.* image_shape"
+    ) as caught:
+        resolve_backbone("auto", (3, 33, 20), CPU)
+    assert caught[0].filename == __file__
 
 
 @pytest.mark.parametrize("name", sorted(BACKBONES))
@@ -278,15 +288,6 @@ def test_a_module_that_cannot_read_the_images(module):
         make_backbone(module, (1, 8, 8))
 
 
-def test_a_bad_module_leaves_the_estimator_unfitted(stripes):
-    images, _ = stripes
-    estimator = DigPro(3, backbone=nn.Conv2d(1, 2, 3), max_epochs=1)
-    before = dict(vars(estimator))
-    with pytest.raises(ValueError, match=r"returned \(2, 2, 6, 6\)"):
-        estimator.fit(images)
-    assert vars(estimator) == before
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", sorted(BACKBONES))
 def test_cuda(name):
@@ -296,34 +297,3 @@ def test_cuda(name):
     got = network.cuda()(x.cuda())
     assert got.shape == (4, width)
     torch.testing.assert_close(got.cpu(), expected, atol=1e-2, rtol=1e-2)
-
-
-# -- feature maps ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [*SHAPES, (1, 1, 8), (2, 3, 3)], ids=str)
-@pytest.mark.parametrize(("name", "grid"), [("conv", 2), ("resnet18", 1)])
-def test_feature_map_is_the_backbone_without_its_pooling(name, grid, shape):
-    torch.manual_seed(1)
-    network, (channels, *size) = make_feature_map(name, shape)
-    torch.manual_seed(1)
-    whole, width = make_backbone(name, shape)
-    assert channels * grid**2 == width
-    assert network.training
-    pairs = zip(states(network).values(), states(whole).values(), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)  # no statistic has moved
-    x = torch.randn(3, *shape)
-    with torch.no_grad():
-        maps = network.eval()(x)
-        pooled = nn.functional.adaptive_avg_pool2d(maps, grid).flatten(1)
-        torch.testing.assert_close(pooled, whole.eval()(x))
-    assert maps.shape == (3, channels, *size) and maps.ndim == 4
-
-
-@pytest.mark.parametrize(
-    "backbone", ["mlp", "squeezenet1_0", Own(), nn.Flatten()], ids=str
-)
-def test_other_backbones_have_no_feature_map(backbone):
-    shape = (3, 32, 32) if isinstance(backbone, str) else (1, 8, 8)
-    network, features = make_feature_map(backbone, shape)
-    assert network(torch.randn(2, *shape)).shape == (2, *features)

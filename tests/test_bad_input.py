@@ -1,32 +1,21 @@
 """Bad input gets one error that says what came, what is expected and what to do."""
 
+import copy
+
 import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from conftest import SMALL
 from PIL import Image
-from sklearn.exceptions import NotFittedError
+from small_digpro import make
 from torch import nn
 
-from skdeepcluster import DigPro
 from skdeepcluster.datasets import load_digits_images
 
 IMAGES = load_digits_images()[0][:64]  # (64, 8, 8), uint8
 ROWS = IMAGES.reshape(64, -1)
 FLOATS = ROWS / 255
 VECTORS = np.random.default_rng(0).normal(size=(40, 6))
-
-
-def make(**params):
-    defaults = {
-        "backbone": "conv",
-        "augment": "weak",
-        "lr": 1e-3,
-        "device": "cpu",
-        "precision": "float32",
-    }
-    return DigPro(**{**SMALL, **defaults, **params})
 
 
 @pytest.fixture(scope="module")
@@ -39,22 +28,22 @@ def assert_unchanged(estimator, before):
     assert all(vars(estimator)[key] is before[key] for key in before)
 
 
-def assert_refused(X, error, match, **params):
+@pytest.fixture(scope="module")
+def assert_refused(fitted):
     """A refused fit leaves a new and a fitted estimator as they were."""
-    new = make(**params)
-    before = dict(vars(new))
-    with pytest.raises(error, match=match):
-        new.fit(X)
-    assert_unchanged(new, before)
 
-    old = make().fit(IMAGES)
-    labels = old.predict(IMAGES)
-    old.set_params(**params)
-    before = dict(vars(old))
-    with pytest.raises(error, match=match):
-        old.fit(X)
-    assert_unchanged(old, before)
-    np.testing.assert_array_equal(old.predict(IMAGES), labels)
+    def check(X, error, match, **params):
+        # a shallow copy: the arrays and the networks stay those of the fixture
+        for estimator in (make(), copy.copy(fitted)):
+            estimator.set_params(**params)
+            before = dict(vars(estimator))
+            with pytest.raises(error, match=match) as caught:
+                estimator.fit(X)
+            assert_unchanged(estimator, before)
+        np.testing.assert_array_equal(fitted.predict(IMAGES), fitted.labels_)
+        return caught.value
+
+    return check
 
 
 def with_value(value):
@@ -131,7 +120,7 @@ BAD_X = {
 
 
 @pytest.mark.parametrize("case", BAD_X)
-def test_bad_data_at_fit(case):
+def test_bad_data_at_fit(assert_refused, case):
     X, error, match = BAD_X[case]
     assert_refused(X, error, f"(?s){match}")
 
@@ -139,15 +128,15 @@ def test_bad_data_at_fit(case):
 FEW = ["fewer than clusters", "one row"]  # are enough after fit
 
 
-@pytest.mark.parametrize("method", ["predict", "transform", "predict_proba", "score"])
 @pytest.mark.parametrize("case", [case for case in BAD_X if case not in FEW])
-def test_bad_data_after_fit(fitted, case, method):
+def test_bad_data_after_fit(fitted, case):
     X, error, _ = BAD_X[case]
-    before, labels = dict(vars(fitted)), fitted.predict(IMAGES)
-    with pytest.raises(error):
-        getattr(fitted, method)(X)
+    before = dict(vars(fitted))
+    for method in ("predict", "transform", "predict_proba", "score"):
+        with pytest.raises(error):
+            getattr(fitted, method)(X)
     assert_unchanged(fitted, before)
-    np.testing.assert_array_equal(fitted.predict(IMAGES), labels)
+    np.testing.assert_array_equal(fitted.predict(IMAGES), fitted.labels_)
 
 
 @pytest.mark.parametrize(
@@ -211,11 +200,11 @@ THREE_INTEGERS = r" should be None or three positive integers \(channels, height
         (IMAGES, (1, 0, 8), r"image_shape=\(1, 0, 8\)" + THREE_INTEGERS),
         (IMAGES, (1, -8, 8), r"image_shape=\(1, -8, 8\)" + THREE_INTEGERS),
         (IMAGES, (1.0, 8.0, 8.0), r"image_shape=\(1.0, 8.0, 8.0\)" + THREE_INTEGERS),
-        (IMAGES, "1x8x8", "'image_shape' .* must be None, an instance of 'tuple'.*1x8"),
-        (IMAGES, 8, "'image_shape' .* must be None, an instance of 'tuple'.* Got 8"),
+        (IMAGES, "1x8x8", "'image_shape' .* 'tuple', .* 'list' or None. Got '1x8x8'"),
+        (IMAGES, 8, "'image_shape' .* 'tuple', .* 'list' or None. Got 8"),
     ],
 )
-def test_bad_image_shape(X, image_shape, match):
+def test_bad_image_shape(assert_refused, X, image_shape, match):
     assert_refused(X, ValueError, match, image_shape=image_shape)
 
 
@@ -306,14 +295,14 @@ class TestFiles:
         self.assert_refused([*files[0], other], match, image_shape, TypeError)
 
 
-def test_files_of_different_sizes(files, tmp_path):
+def test_files_of_different_sizes(assert_refused, files, tmp_path):
     Image.fromarray(IMAGES[0, :5]).save(tmp_path / "small.png")
     match = "10 image files have 2 different sizes. Pass the shape .* image_shape="
     assert_refused([*files[0], tmp_path / "small.png"], ValueError, match)
 
 
 @pytest.mark.parametrize("image_shape", [(2, 8, 8), (3, 1, 8)])
-def test_image_shape_that_no_file_has(files, image_shape):
+def test_image_shape_that_no_file_has(assert_refused, files, image_shape):
     match = r"cannot be read from image files: they have 1, 3 or 4 channels and more"
     assert_refused(files[0], ValueError, match, image_shape=image_shape)
 
@@ -353,12 +342,12 @@ BAD_PARAMETERS = [
     ({"batch_size": 1}, r"'batch_size' .* int in the range \[2, inf\). Got 1"),
     ({"lr": 0}, r"'lr' .* in the range \(0.0, inf\). Got 0"),
     ({"lr": float("nan")}, r"'lr' .* in the range \(0.0, inf\). Got nan"),
-    ({"max_epochs": 0}, r"'max_epochs' .* \[1, inf\). Got 0"),
-    ({"max_epochs": "many"}, r"'max_epochs' .* \{'auto'\} .* Got 'many'"),
+    ({"max_epochs": 0}, r"'max_epochs' .* \[1, inf\) or a str among \{'auto'\}. Got 0"),
+    ({"max_epochs": "many"}, r"'max_epochs' .* \{'auto'\}. Got 'many'"),
     ({"verbose": "yes"}, "'verbose' .* Got 'yes'"),
     ({"random_state": "seed"}, "'random_state' .* Got 'seed'"),
     ({"precision": "half"}, "'precision' .* str among .* Got 'half'"),
-    ({"callbacks": 3}, "'callbacks' .* 'list'. Got 3"),
+    ({"callbacks": 3}, "'callbacks' .* 'list' or None. Got 3"),
     (
         {"backbone": "resnot"},
         "backbone='resnot' is unknown. Pass 'auto', 'mlp', 'conv', 'resnet18', .*"
@@ -392,12 +381,12 @@ BAD_PARAMETERS = [
     ({"device": "quantum"}, r"device='quantum' cannot be used: .* Pass 'cpu', 'auto'"),
     ({"device": "meta"}, r"device='meta' cannot be used: .* Pass 'cpu', 'auto'"),
     ({"device": 3}, r"'device' .* 'str' or an instance of 'torch.device'. Got 3"),
-    ({"net_params": [1]}, "'net_params' .* must be None or .* 'dict'. Got"),
+    ({"net_params": [1]}, "'net_params' .* 'dict' or None. Got"),
 ]
 
 
 @pytest.mark.parametrize(("params", "match"), BAD_PARAMETERS)
-def test_bad_parameter(params, match):
+def test_bad_parameter(assert_refused, params, match):
     assert_refused(IMAGES, ValueError, match, **params)
 
 
@@ -411,7 +400,7 @@ def test_bad_parameter(params, match):
         ),
     ],
 )
-def test_an_image_method_for_vectors(params, match):
+def test_an_image_method_for_vectors(assert_refused, params, match):
     params = {"backbone": "mlp", "augment": "vector", **params}
     assert_refused(VECTORS, ValueError, match, **params)
 
@@ -426,37 +415,13 @@ def test_an_image_method_for_vectors(params, match):
         (3, TypeError, "keywords must be strings"),
     ],
 )
-def test_unknown_parameter_of_the_net(key, error, match):
-    assert_refused(IMAGES, error, match, net_params={key: 1})
-    with pytest.raises(error) as caught:
-        make(net_params={key: 1}).fit(IMAGES)
-    note = caught.value.__notes__[0]
+def test_unknown_parameter_of_the_net(assert_refused, key, error, match):
+    caught = assert_refused(IMAGES, error, match, net_params={key: 1})
+    note = caught.__notes__[0]
     assert note.startswith(f"net_params={ {key: 1} } went to skorch.NeuralNet")
 
 
-def test_a_failing_backbone_does_not_blame_other_parameters():
-    estimator = make(backbone=nn.Linear(5, 2))
-    with pytest.raises(ValueError, match="The backbone cannot read") as caught:
-        estimator.fit(IMAGES)
-    assert not getattr(caught.value, "__notes__", [])
-
-
-@pytest.mark.parametrize("method", ["predict", "transform", "predict_proba", "score"])
-def test_unfitted(method):
-    estimator = make()
-    with pytest.raises(NotFittedError, match="not fitted yet. Call 'fit'"):
-        getattr(estimator, method)(IMAGES)
-
-
-@pytest.mark.parametrize("error", [RuntimeError("stop"), FloatingPointError("stop")])
-def test_an_error_in_training_leaves_the_estimator_as_it_was(error):
-    assert_refused(IMAGES, type(error), "stop", augment=Fails(error, after=5))
-
-
-def test_a_loss_that_is_not_finite():
-    class Poison(nn.Module):
-        def forward(self, x):
-            return x * float("nan")
-
-    match = "loss became NaN or infinite in epoch 1 .*Lower lr=0.001"
-    assert_refused(IMAGES, FloatingPointError, match, augment=Poison())
+def test_a_failing_backbone_does_not_blame_other_parameters(assert_refused):
+    backbone = nn.Linear(5, 2)
+    caught = assert_refused(IMAGES, ValueError, "cannot read", backbone=backbone)
+    assert not getattr(caught, "__notes__", [])

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from skdeepcluster import GCC
-from skdeepcluster._base import DeepClusterer
+from skdeepcluster.base import Budget
+from skdeepcluster.gcc import Generated
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "doc").glob("*.rst"))]
@@ -26,16 +27,16 @@ def test_the_pages_have_snippets():
     assert {p.name for p in PAGES if snippets(p)} >= {"README.md", "start.rst"}
 
 
-@pytest.mark.slow
+@pytest.mark.acceptance
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if snippets(page)], ids=lambda page: page.name
 )
 def test_snippets_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(DeepClusterer, "_auto_epochs", lambda *args: 2)
-    monkeypatch.setattr(GCC, "_auto_diffusion_steps", (5, 5))
-    monkeypatch.setattr(GCC, "_auto_samples", (5, 5))
+    monkeypatch.setattr(Budget, "in_epochs", lambda self, steps_per_epoch: 2)
+    monkeypatch.setattr(Generated, "auto_steps", (5, 5))
+    monkeypatch.setattr(GCC, "auto_samples", (5, 5))
     rng = np.random.default_rng(0)
     Path("photos").mkdir()
     for i in range(30):

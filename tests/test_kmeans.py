@@ -5,8 +5,8 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from torch.nn import functional as F
 
-from skdeepcluster import _kmeans
-from skdeepcluster._kmeans import spherical_kmeans
+from skdeepcluster import kmeans
+from skdeepcluster.kmeans import spherical_kmeans
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +113,7 @@ def test_the_best_of_the_restarts_is_kept(monkeypatch):
     features = on_circle(0, 1, 30, 31, 180, 181, 210, 211)
     bad = on_circle(0, 1, 30, 195)
     good = on_circle(0, 30, 180, 210)
-    monkeypatch.setattr(_kmeans, "_plus_plus", lambda *_: torch.stack([bad, good, bad]))
+    monkeypatch.setattr(kmeans, "_plus_plus", lambda *_: torch.stack([bad, good, bad]))
     centers, labels = spherical_kmeans(features, 4, n_init=3)
     assert labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     torch.testing.assert_close(centers, on_circle(0.5, 30.5, 180.5, 210.5))
@@ -170,8 +170,8 @@ def test_blocks_do_not_change_the_result(monkeypatch, max_entries):
     features, _ = bundles(spread=0.3, dtype=torch.float64)
     torch.manual_seed(3)
     centers, labels = spherical_kmeans(features, 5, n_init=4)
-    monkeypatch.setattr(_kmeans, "MAX_ENTRIES", max_entries)
-    n_blocks = len(_kmeans._blocks(len(features), 4 * 5))
+    monkeypatch.setattr(kmeans, "MAX_ENTRIES", max_entries)
+    n_blocks = len(kmeans._blocks(len(features), 4 * 5))
     assert n_blocks == -(-100 // max(1, max_entries // 20))
     torch.manual_seed(3)
     others, same = spherical_kmeans(features, 5, n_init=4)
@@ -180,8 +180,8 @@ def test_blocks_do_not_change_the_result(monkeypatch, max_entries):
 
 
 def test_blocks_cover_every_row_once(monkeypatch):
-    monkeypatch.setattr(_kmeans, "MAX_ENTRIES", 60)
-    rows = np.concatenate([np.arange(47)[part] for part in _kmeans._blocks(47, 10)])
+    monkeypatch.setattr(kmeans, "MAX_ENTRIES", 60)
+    rows = np.concatenate([np.arange(47)[part] for part in kmeans._blocks(47, 10)])
     assert rows.tolist() == list(range(47))
 
 
@@ -232,7 +232,7 @@ def test_one_seed_gives_one_result():
 
 def test_draws_are_samples_and_far_apart():
     features, truth = bundles(spread=0.01)
-    centers = _kmeans._plus_plus(features, 5, 50)
+    centers = kmeans._plus_plus(features, 5, 50)
     assert centers.shape == (50, 5, 12)
     nearest = (centers @ features.T).argmax(2)
     torch.testing.assert_close(centers, features[nearest])

@@ -21,7 +21,7 @@ def bench(folder, n):
     return json.loads(path.read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.acceptance
 def test_many_images_on_the_disk(tmp_path):
     record = bench(tmp_path, 200_000)
     assert record["file_mib"] > 580
@@ -31,7 +31,7 @@ def test_many_images_on_the_disk(tmp_path):
     assert record["peak_mib"] - record["file_mib"] < record["file_mib"]
 
 
-@pytest.mark.slow
+@pytest.mark.acceptance
 def test_memory_beside_the_file_grows_with_the_output_only(tmp_path):
     small, large = bench(tmp_path, 20_000), bench(tmp_path, 80_000)
     beside = [r["peak_mib"] - r["file_mib"] for r in (small, large)]

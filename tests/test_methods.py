@@ -8,15 +8,15 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from estimators import ESTIMATORS, NAMES, WARMUP, trained
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from skorch.callbacks import Callback
-from test_sklearn import ESTIMATORS
 from torch import nn
 
-from skdeepcluster._base import DeepClusterer
-from skdeepcluster._net import ClusterModule
+from skdeepcluster._engine.protocol import ClusterModule
+from skdeepcluster._estimator import DeepClusterer
 
 N, STEPS = 64, 2  # images, and steps of an epoch
 RUNTIME = {"epoch", "loss", "lr", "seconds", "images_per_second"}
@@ -35,13 +35,14 @@ def colour_images(n=N):
 X = colour_images()
 
 
-@pytest.fixture(params=ESTIMATORS, ids=[type(e).__name__ for e in ESTIMATORS])
+@pytest.fixture(params=ESTIMATORS, ids=NAMES)
 def make(request):
     """The function that makes an unfitted estimator of the method."""
 
-    def make(**params):
+    def make(enough=False, **params):
         defaults = {"device": "cpu", "precision": "float32"}
-        return clone(request.param).set_params(**{**defaults, **params})
+        estimator = trained(request.param) if enough else clone(request.param)
+        return estimator.set_params(**{**defaults, **params})
 
     return make
 
@@ -58,7 +59,7 @@ class Spy(Callback):
 
 def n_views(make):
     """How often a step augments each image."""
-    return make().fit(X).net_.module_.n_views
+    return type(make()).module.n_views
 
 
 def assert_equal(one, other, again=X):
@@ -258,9 +259,10 @@ def test_interrupt_keeps_a_usable_estimator(make, event, at):
 # -- history and warnings --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0])
-def test_history(make, warmup):
-    model = make(max_epochs=4, warmup=warmup).fit(X)
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_history(make, share):
+    warmup = WARMUP.get(type(make()).__name__)
+    model = make(max_epochs=4, **({warmup: share} if warmup else {})).fit(X)
     for number, row in enumerate(model.history_, start=1):
         parts = [value for key, value in row.items() if key.startswith("loss_")]
         assert row.keys() >= RUNTIME and parts and row["epoch"] == number
@@ -283,7 +285,8 @@ def test_keys_of_the_history_are_documented(make):
 
 
 def test_a_good_fit_is_silent(make, two_factors, capfd):
-    model = make(max_epochs=3 * make().max_epochs)
+    model = make(enough=True)
+    model.set_params(max_epochs=3 * model.max_epochs)
     assert convergence_warnings(model, two_factors[0]) == []
     assert capfd.readouterr() == ("", "")
 

@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skdeepcluster import MFCVAE
+from skdeepcluster._input.layouts import Layout
 from skdeepcluster.datasets import load_digits_images
 from skdeepcluster.plots import ClusterSheetDisplay, FacetsDisplay, HistoryDisplay
 
@@ -137,7 +138,9 @@ def test_sheet_takes_every_layout(channels, layout, convert):
         "frame": first.reshape(6, -1),
     }[layout]
     model = Given().fit(X, image_shape=(channels, 5, 7))
-    model._channels_last = layout == "flat last"
+    model.layout_ = Layout(
+        model.image_shape_, layout == "flat last", X.shape[1:], X.dtype
+    )
     X = pd.DataFrame(X) if layout == "frame" else convert(X)
     display = ClusterSheetDisplay.from_estimator(model, X, clusters=[0, 1])
     expected = last[..., 0] if channels == 1 else last
@@ -470,7 +473,7 @@ class GivenFacets(Given):
     primary_facet = -1
     facet_slices_ = [slice(0, 1), slice(1, 2)]
     image_shape_ = (1, 4, 4)
-    _channels_last = False
+    layout_ = Layout((1, 4, 4), False, (4, 4), np.dtype(np.uint8))
 
     def predict_proba_facets(self, X):
         last = np.array([[0.6, 0.4], [0.8, 0.2], [0, 1], [0, 1], [0.3, 0.7], [1, 0]])

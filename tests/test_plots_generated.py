@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from conftest import SMALL_FACETS, SMALL_GCC
+from estimators import SMALL_FACETS, SMALL_GCC
 from PIL import Image
 from sklearn.cluster import KMeans
 from sklearn.exceptions import NotFittedError

@@ -11,6 +11,7 @@ from skdeepcluster.datasets import (
     make_facet_images,
     make_long_tail,
 )
+from skdeepcluster.gcc import Generated
 from skdeepcluster.metrics import (
     balanced_clustering_accuracy,
     clustering_accuracy,
@@ -18,7 +19,7 @@ from skdeepcluster.metrics import (
     silhouette_scorer,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.acceptance
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +103,8 @@ def test_digits_that_are_drawn(digits):
     model = GCC(
         10,
         max_epochs=40,
-        diffusion_steps=200,
+        bank=Generated(steps=200, sampling_steps=10),
         samples_per_cluster=40,
-        sampling_steps=10,
         random_state=0,
     ).fit(X)
     accuracy = clustering_accuracy(y, model.labels_)
@@ -125,10 +125,8 @@ def test_calibration_does_no_harm(packs):
     model = GCC(
         10,
         max_epochs=30,
-        diffusion_steps=250,
-        diffusion_batch_size=32,
+        bank=Generated(steps=250, batch_size=32, sampling_steps=8),
         samples_per_cluster=40,
-        sampling_steps=8,
         random_state=0,
     ).fit(X)
     # there was something to do harm: a round, with most of the clusters in its bank

@@ -11,6 +11,7 @@ steps; the images are noise, since their content changes no time.
 import argparse
 import statistics
 import time
+from functools import partial
 
 import numpy as np
 import record
@@ -18,40 +19,35 @@ import torch
 from torch.nn import functional as F
 
 from skdeepcluster import SCL
-from skdeepcluster._base import Plan
-from skdeepcluster._device import resolve_device, resolve_precision, seeded
-from skdeepcluster._images import Images
-from skdeepcluster._net import Batch
-from skdeepcluster._scaling import Scaling
+from skdeepcluster._engine.device import resolve_device, resolve_precision, seeded
+from skdeepcluster._engine.protocol import Batch, DataFacts
+from skdeepcluster._input.images import Images
+from skdeepcluster._input.scaling import Scaling
 from skdeepcluster.augment import make_augmentation
-from skdeepcluster.backbones import resolve_backbone
 
 SHAPE = (1, 28, 28)
 
 
 def build(n, batch_size, device):
     """Module and optimiser as ``fit`` would build them for n images."""
-    estimator = SCL(10, batch_size=batch_size)
     noise = np.random.default_rng(0).integers(0, 256, (64, *SHAPE), dtype=np.uint8)
-    plan = Plan(
+    data = DataFacts(
         image_shape=SHAPE,
         n_samples=n,
-        backbone=resolve_backbone("auto", SHAPE, device),
         scaling=Scaling(Images(noise, SHAPE)),
         augmentation=make_augmentation("auto", SHAPE),
-        max_epochs=2,
-        steps_per_epoch=max(1, n // batch_size),
     )
-    cls, params = estimator._module(plan)
-    module = cls(scaling=plan.scaling, augmentation=plan.augmentation, **params)
+    p = SCL(10, batch_size=batch_size, max_epochs=2, device=device)
+    p._resolve(data)
+    module = p.module(p, data)
     module.to(device).to(memory_format=torch.channels_last)
-    module.bfloat16 = resolve_precision("auto", device, SHAPE)
-    return module, torch.optim.AdamW(module.parameters(), lr=estimator.lr)
+    module.autocast = resolve_precision("auto", device, SHAPE)
+    return module, torch.optim.AdamW(module.parameters(), lr=p.lr)
 
 
 def cluster(module):
     """Put the module where training is after the warm-up."""
-    module.labels = torch.randint_like(module.labels, module.n_clusters)
+    module.labels = torch.randint_like(module.labels, module.p.n_clusters)
     module.gather()
     module.clustered = True
 
@@ -75,7 +71,7 @@ def measure(n, batch_size, repeats, device):
     module, optimizer = build(n, batch_size, device)
     module.train()
     cluster(module)
-    x = torch.randn(2, batch_size, *SHAPE, device=device)
+    x = torch.rand(2, batch_size, *SHAPE, device=device)
     views = [v.contiguous(memory_format=torch.channels_last) for v in x]
     index = torch.randperm(n, device=device)[:batch_size]
     z = F.normalize(
@@ -84,31 +80,31 @@ def measure(n, batch_size, repeats, device):
     z.requires_grad_()
 
     def forward_backward():
-        sum(module.losses(Batch(index, views)).values()).backward()
+        batch = Batch(index, views)
+        sum(module.losses(batch).values()).backward()
+        return batch
 
     def step():
         optimizer.zero_grad()
-        forward_backward()
+        batch = forward_backward()
         optimizer.step()
-        module.after_step()
+        module.after_step(batch)
 
     def backbone():
-        module.run(module.backbone, torch.cat(views)).sum().backward()
+        module.features(torch.cat(views)).sum().backward()
 
     def contrast():
         sum(module.contrast(*z, index).values()).backward()
-
-    def update():
-        module.after_step()
 
     step()
     parts = {"step": step, "backbone": backbone, "contrast": contrast}
     row = {name: timed(part, device, repeats) for name, part in parts.items()}
     times = []
     for _ in range(repeats):  # an update needs a forward pass before it
+        batch = Batch(index, views)
         with torch.no_grad():
-            module.losses(Batch(index, views))
-        times.append(timed(update, device, 1))
+            module.losses(batch)
+        times.append(timed(partial(module.after_step, batch), device, 1))
     return {"n": n, **row, "update": statistics.median(times)}
 
 

@@ -14,6 +14,7 @@ share of the epoch that k-means takes is measured inside the bare loop.
 
 import argparse
 import statistics
+import sys
 import time
 
 import numpy as np
@@ -22,42 +23,36 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from skdeepcluster import DigPro, _kmeans, digpro
-from skdeepcluster._base import Plan
-from skdeepcluster._device import resolve_device, resolve_precision, seeded
-from skdeepcluster._images import Images
-from skdeepcluster._net import Batch, EpochBatches
-from skdeepcluster._scaling import Scaling
+from skdeepcluster import DigPro
+from skdeepcluster._engine.batches import EpochBatches
+from skdeepcluster._engine.device import resolve_device, resolve_precision, seeded
+from skdeepcluster._engine.protocol import Batch, DataFacts
+from skdeepcluster._input.images import Images
+from skdeepcluster._input.scaling import Scaling
 from skdeepcluster.augment import make_augmentation
-from skdeepcluster.backbones import resolve_backbone
 from skdeepcluster.datasets import load_digits_images
 
 
 def build(images, settings, device):
     """Module, optimiser and scheduler, as ``fit`` builds them."""
-    estimator = DigPro(10, **settings)
-    shape = images.shape
-    plan = Plan(
-        image_shape=shape,
+    p = DigPro(10, device=device, **settings)
+    data = DataFacts(
+        image_shape=images.shape,
         n_samples=len(images),
-        backbone=resolve_backbone("auto", shape, device),
         scaling=Scaling(images),
-        augmentation=make_augmentation("auto", shape),
-        max_epochs=estimator.max_epochs,
-        steps_per_epoch=EpochBatches.count(len(images), estimator.batch_size),
+        augmentation=make_augmentation("auto", images.shape),
     )
-    cls, params = estimator._module(plan)
-    module = cls(scaling=plan.scaling, augmentation=plan.augmentation, **params)
+    p._resolve(data)
+    module = p.module(p, data)
     module.to(device).to(memory_format=torch.channels_last)
-    module.bfloat16 = resolve_precision("auto", device, shape)
+    module.autocast = resolve_precision("auto", device, images.shape)
     options = {
         key.removeprefix("optimizer__"): value
-        for key, value in estimator._optimizer_params(plan).items()
+        for key, value in module.optimizer().items()
         if key.startswith("optimizer__") and key != "optimizer__param_groups"
     }
-    optimizer = torch.optim.AdamW(module.parameters(), lr=estimator.lr, **options)
-    schedule = estimator._schedule(plan)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=p.lr, **options)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, module.schedule())
     return module, optimizer, scheduler
 
 
@@ -73,7 +68,8 @@ def embed(module, images, device):
 def loop(module, optimizer, scheduler, images, batches, epochs, device):
     """Train for some epochs; return images a second and the share of k-means."""
     clock = {"kmeans": 0.0}
-    original = _kmeans.spherical_kmeans
+    method = sys.modules[type(module).__module__]  # where k-means is called
+    original = method.spherical_kmeans
 
     def timed(*args, **kwargs):
         began = time.perf_counter()
@@ -83,7 +79,7 @@ def loop(module, optimizer, scheduler, images, batches, epochs, device):
         clock["kmeans"] += time.perf_counter() - began
         return out
 
-    digpro.spherical_kmeans = timed
+    method.spherical_kmeans = timed
     module.refresh(lambda: embed(module, images, device))
     clock["kmeans"] = 0.0
     began, seen = time.perf_counter(), 0
@@ -96,12 +92,13 @@ def loop(module, optimizer, scheduler, images, batches, epochs, device):
             loss.backward()
             loss.item()
             optimizer.step()
-            module.after_step()
+            module.advance(batch)
             scheduler.step()
             seen += len(index)
+        module.clock.epoch += 1
         module.refresh(lambda: embed(module, images, device))
     seconds = time.perf_counter() - began
-    digpro.spherical_kmeans = original
+    method.spherical_kmeans = original
     return seen / seconds, clock["kmeans"] / seconds
 
 
@@ -124,11 +121,8 @@ def bare(X, images, settings, device):
         def batches():
             for index in order:
                 raw, _ = data[index]
-                unit = module.scaling.unit(raw.to(device))
-                views = [
-                    module.scaling.standardize(module.augmentation(unit))
-                    for _ in range(2)
-                ]
+                unit = module.scaling(raw.to(device))
+                views = [module.augmentation(unit) for _ in range(2)]
                 yield index.to(device), *views
 
         return loop(*parts, data, batches, settings["max_epochs"], device)
@@ -171,7 +165,6 @@ def per_image(X, images, settings, device, workers):
     """Train by the same loop, fed image by image."""
     with seeded(0, device):
         parts = build(images, settings, device)
-        module = parts[0]
         loader = DataLoader(
             PerImage(X, torchvision_views(images.shape)),
             batch_size=DigPro(**settings).batch_size,
@@ -183,10 +176,7 @@ def per_image(X, images, settings, device, workers):
 
         def batches():
             for index, *views in loader:
-                yield (
-                    index.to(device),
-                    *(module.scaling.standardize(view.to(device)) for view in views),
-                )
+                yield index.to(device), *(view.to(device) for view in views)
 
         return loop(*parts, images, batches, settings["max_epochs"], device)
 

@@ -6,22 +6,18 @@ The weights do not matter for the time: they are those of an untrained model.
 """
 
 import argparse
-import inspect
 import statistics
 import time
 
 import record
 import torch
 
-from skdeepcluster import GCC
-from skdeepcluster._device import resolve_device, seeded
-from skdeepcluster.denoisers import resolve_denoiser
-from skdeepcluster.diffusion import ConditionalDiffusion
+from skdeepcluster._engine.device import resolve_device, seeded
+from skdeepcluster.gcc import Generated
+from skdeepcluster.gcc.denoisers import resolve_denoiser
+from skdeepcluster.gcc.diffusion import ConditionalDiffusion
 
-
-def default(name):
-    """Return the default of a parameter of GCC."""
-    return inspect.signature(GCC).parameters[name].default
+DEFAULT = Generated()
 
 
 def main():
@@ -29,8 +25,8 @@ def main():
     parser.add_argument("--n", type=int, default=1000, help="images")
     parser.add_argument("--shape", type=int, nargs=3, default=(1, 28, 28))
     parser.add_argument("--denoisers", nargs="+", default=["auto"])
-    parser.add_argument("--steps", type=int, default=default("sampling_steps"))
-    parser.add_argument("--guidance", type=float, default=default("guidance_scale"))
+    parser.add_argument("--steps", type=int, default=DEFAULT.sampling_steps)
+    parser.add_argument("--guidance", type=float, default=DEFAULT.guidance_scale)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--device", default="auto")
@@ -45,11 +41,12 @@ def main():
             model = ConditionalDiffusion(tuple(args.shape), 10, denoiser).to(device)
             model = model.eval().to(memory_format=torch.channels_last)
             labels = torch.arange(args.n, device=device) % 10
-            model.sample_all(labels[:64], args.guidance, args.steps)  # warm up
+            settings = args.guidance, args.steps, DEFAULT.sampler
+            model.sample_all(labels[:64], *settings)  # warm up
             walls, cpus = [], []
             for _ in range(args.repeats):
                 wall, cpu = time.perf_counter(), time.process_time()
-                model.sample_all(labels, args.guidance, args.steps).cpu()
+                model.sample_all(labels, *settings).cpu()
                 walls.append(time.perf_counter() - wall)
                 cpus.append(time.process_time() - cpu)
         rows.append(

@@ -22,16 +22,17 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skdeepcluster import GCC
 from skdeepcluster.datasets import make_long_tail
+from skdeepcluster.gcc import Generated
 
 CHANGED = {
     "GCC": {},
     "GCC, real bank": {"bank": "real"},
     "GCC, head": {"assign": "head"},
-    "GCC, three rounds": {"n_rounds": 3, "warmup": 0.7},
+    "GCC, three rounds": {"n_rounds": 3, "pretraining": 0.7},
     "GCC, augmented bank": {"augment_bank": True},
     "GCC, reliable share 0.7": {"reliable_share": 0.7},
     "GCC, anchor weight 1": {"anchor_weight": 1.0},
-    "GCC, guidance 3": {"guidance_scale": 3.0},
+    "GCC, guidance 3": {"bank": Generated(guidance_scale=3.0)},
     "GCC, 300 images a cluster": {"samples_per_cluster": 300},
     "GCC, no alignment": {"alignment_weight": 0.0},
     "GCC, alignment only": {

@@ -21,7 +21,7 @@ import torch
 from skorch.callbacks import Callback
 
 from skdeepcluster import MFCVAE
-from skdeepcluster._images import Images
+from skdeepcluster._input.images import Images
 from skdeepcluster.metrics import facet_label_scores
 
 
@@ -49,7 +49,7 @@ class TestScores(Callback):
         if epoch % self.every:
             return
         logits = net.evaluate(self.images, net.module_.facet_logits)
-        parts = logits.split(net.module_.n_clusters, dim=1)
+        parts = logits.split(net.module_.p.n_clusters, dim=1)
         labels = np.stack([part.argmax(1).cpu().numpy() for part in parts], axis=1)
         row = {"epoch": epoch, **scores(labels, self.y)}
         row["effective_clusters"] = net.history[-1]["effective_clusters"]

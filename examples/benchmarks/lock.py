@@ -24,6 +24,7 @@ from record import environment
 
 import skdeepcluster
 from skdeepcluster.augment import simclr
+from skdeepcluster.gcc import Generated
 
 RECORD = Path(__file__).parent / "records" / "lock.json"
 SMALL = {"n_clusters": 3, "max_epochs": 4, "batch_size": 32, "random_state": 0}
@@ -31,8 +32,15 @@ SMALL |= {"device": "cpu", "precision": "float32"}
 NARROW = {**SMALL, "feature_dim": 8, "hidden_dim": 16}
 FACETS = {**SMALL, "latent_dims": (3, 2), "hidden_dims": 16, "lr": 1e-2}
 FACETS |= {"max_epochs": 12, "sigma_x": 0.2}
-DRAWN = {**NARROW, "warmup": 0.5, "denoiser": "mlp", "diffusion_steps": 60}
-DRAWN |= {"samples_per_cluster": 12, "sampling_steps": 5, "min_agreement": 0.0}
+
+
+def drawn(**changed):
+    """Return a bank of few images, by a small diffusion model."""
+    return Generated(**{"denoiser": "mlp", "steps": 60, "sampling_steps": 5, **changed})
+
+
+DRAWN = {**NARROW, "pretraining": 0.5, "bank": drawn()}
+DRAWN |= {"samples_per_cluster": 12, "min_agreement": 0.0}
 DRAWN |= {"max_change": 1.0, "tol": 0.0, "calibration_lr": 5e-4, "n_clusters": 4}
 BASE = {"DigPro": NARROW, "SCL": NARROW, "StatDEC": NARROW}
 BASE |= {"MFCVAE": FACETS, "GCC": DRAWN}
@@ -133,23 +141,29 @@ CASES = {
         "augmented bank": ("grey", {"augment_bank": True}),
         "no filter": ("grey", {"bank_filter": "none"}),
         "head": ("grey", {"assign": "head"}),
-        "two rounds": ("grey", {"n_rounds": 2, "max_epochs": 6, "warmup": 0.3}),
+        "two rounds": ("grey", {"n_rounds": 2, "max_epochs": 6, "pretraining": 0.3}),
         "two rounds, real bank": (
             "vectors",
-            {"n_rounds": 2, "max_epochs": 6, "warmup": 0.3, "bank": "real", "tol": 0.0},
+            {
+                "n_rounds": 2,
+                "max_epochs": 6,
+                "pretraining": 0.3,
+                "bank": "real",
+                "tol": 0.0,
+            },
         ),
         "undone": ("grey", {"calibration_lr": 0.1}),
         "unrecognised": ("grey", {"min_agreement": 1.0}),
-        "stage I only": ("grey", {"warmup": 1.0}),
-        "ddim": ("grey", {"sampler": "ddim"}),
-        "ddpm": ("grey", {"sampler": "ddpm"}),
-        "guidance": ("grey", {"guidance_scale": 1.0}),
-        "nano": ("colour", {"denoiser": "nano", "diffusion_steps": 20}),
-        "no dropout": ("vectors", {"class_dropout": 0.0}),
+        "stage I only": ("grey", {"pretraining": 1.0}),
+        "ddim": ("grey", {"bank": drawn(sampler="ddim")}),
+        "ddpm": ("grey", {"bank": drawn(sampler="ddpm")}),
+        "guidance": ("grey", {"bank": drawn(guidance_scale=1.0)}),
+        "nano": ("colour", {"bank": drawn(denoiser="nano", steps=20)}),
+        "no dropout": ("vectors", {"bank": drawn(class_dropout=0.0)}),
         "few reliable": ("grey", {"reliable_share": 0.5, "class_share": 0.2}),
         "auto": (
             "vectors",
-            {"diffusion_lr": "auto", "samples_per_cluster": "auto"},
+            {"bank": drawn(lr="auto"), "samples_per_cluster": "auto"},
         ),
         "bfloat16": ("grey", {"precision": "bfloat16"}),
     },

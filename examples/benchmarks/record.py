@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from skdeepcluster._device import resolve_device, resolve_precision
+from skdeepcluster._engine.device import resolve_device, resolve_precision
 
 PACKAGES = ("skdeepcluster", "numpy", "scikit-learn", "skorch", "torch", "torchvision")
 

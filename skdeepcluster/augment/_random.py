@@ -44,9 +44,11 @@ def random_boxes(
     top, left = torch.rand(2, n, device=device)
     drawn = (top * (height - h + 1)).long(), (left * (width - w + 1)).long(), h, w
 
-    h = min(height, round(width / ratio[0]))
-    w = min(width, round(height * ratio[1]))
-    centred = (height - h) // 2, (width - w) // 2, h, w
+    tall, wide = (
+        min(height, round(width / ratio[0])),
+        min(width, round(height * ratio[1])),
+    )
+    centred = (height - tall) // 2, (width - wide) // 2, tall, wide
     fits = fits.any(dim=1)
     pairs = zip(drawn, centred, strict=True)
     return torch.stack([torch.where(fits, *pair) for pair in pairs], dim=1)

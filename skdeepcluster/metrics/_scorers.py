@@ -192,9 +192,8 @@ def balance_scorer(estimator: Any, X: Any, y: Any = None) -> float:
     clusterer = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
     n_clusters = getattr(clusterer, "n_clusters", None)
     n_found = len(np.unique(labels))
-    if not isinstance(n_clusters, Integral):
-        n_clusters = n_found
-    return cluster_balance(labels, n_clusters=max(n_clusters, n_found))
+    asked = int(n_clusters) if isinstance(n_clusters, Integral) else 0
+    return cluster_balance(labels, n_clusters=max(asked, n_found))
 
 
 def calibration_scorer(estimator: Any, X: Any, y: ArrayLike) -> float:
@@ -253,7 +252,7 @@ def whole_data_split(X: Any) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     >>> whole_data_split(3)
     [(array([0, 1, 2]), array([0, 1, 2]))]
     """
-    n_samples = X if isinstance(X, Integral) else len(X)
+    n_samples = int(X) if isinstance(X, Integral) else len(X)
     if n_samples < 1:
         raise ValueError(
             f"Got {n_samples} samples to split; pass the samples, or their number."

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
-from .._device import make_seed
-from .._layouts import listed
+from .._engine.device import make_seed
+from .._input.layouts import listed
 from ._style import QUIET, STRONG, pyplot
 from ._tiles import (
     draw_tile,
@@ -199,7 +199,8 @@ class FacetsDisplay:
         check_is_fitted(estimator)
         n_facets = len(estimator.facet_slices_)
         swapped = _swapped(swap, estimator.primary_facet, n_facets)
-        shape, channels_last = estimator.image_shape_, estimator._channels_last
+        shape = estimator.image_shape_
+        channels_last = estimator.layout_.channels_last
         rng = np.random.RandomState(make_seed(random_state))
         X = listed(X)
         require_images(X, shape)
@@ -215,10 +216,10 @@ class FacetsDisplay:
             for members, shown in zip(ranked, clusters, strict=True)
         ]
         # heads of the grid: the most typical image of each cluster that has one
-        kept = next((j for j in range(n_facets) if j not in swapped), None)
+        kept = [j for j in range(n_facets) if j not in swapped]
         heads = [
             np.array([own[0] for own in indices[j] if len(own)][:HEADS], dtype=np.int64)
-            for j in ((kept, swapped[0]) if swapped else ())
+            for j in ((kept[0], swapped[0]) if swapped else ())
         ] or [np.empty(0, np.int64)] * 2
 
         drawn = [

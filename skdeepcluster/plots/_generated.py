@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from .._device import make_seed
-from .._layouts import listed
+from .._engine.device import make_seed
+from .._input.layouts import as_images, listed
 from ._style import QUIET, STRONG, pyplot
 from ._tiles import (
     draw_tile,
@@ -185,7 +185,8 @@ class GeneratedSheetDisplay:
             raise ValueError("cluster=... is not taken: pass clusters=[...].")
         check_is_fitted(estimator)
         X = listed(X)
-        shape, channels_last = estimator.image_shape_, estimator._channels_last
+        shape = estimator.image_shape_
+        channels_last = estimator.layout_.channels_last
         require_images(X, shape)
         rng = np.random.RandomState(make_seed(random_state))
 
@@ -332,16 +333,17 @@ def _title(name, distances, real_distances):
 def _nearest(estimator, queries, X, rows=None):
     """Distance to the nearest image of X and its row; of rows of X: another one."""
     scaling = copy.deepcopy(estimator.net_.module_.scaling).cpu()
-    query = estimator._read(queries)
+    query, _ = as_images(estimator, queries, layout=estimator.layout_)
+    images, _ = as_images(estimator, X, layout=estimator.layout_)
     wanted = torch.arange(len(query)) if rows is None else torch.as_tensor(rows)
-    q = scaling.unit(query[wanted][0]).flatten(1)
+    q = scaling(query[wanted][0]).flatten(1)
     best = torch.full((len(q),), torch.inf)
     index, start = torch.zeros(len(q), dtype=torch.int64), 0
-    for raw in estimator._read(X).chunks():
+    for raw in images.chunks():
         # by differences: by products, a copy would have some distance
         distance = torch.cdist(
             q,
-            scaling.unit(raw).flatten(1),
+            scaling(raw).flatten(1),
             compute_mode="donot_use_mm_for_euclid_dist",
         )
         if rows is not None:

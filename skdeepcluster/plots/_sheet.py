@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from .._layouts import listed
+from .._input.layouts import listed
 from ._style import QUIET, STRONG, last_step, pyplot
 from ._tiles import (
     TILE,
@@ -191,7 +191,8 @@ class ClusterSheetDisplay:
             confidences.append(
                 confidence[members].mean(dtype=np.float64) if len(members) else np.nan
             )
-        channels_last = getattr(last_step(estimator), "_channels_last", False)
+        layout = getattr(last_step(estimator), "layout_", None)
+        channels_last = layout is not None and layout.channels_last
         source = X if images is None else images
         flat = take_images(source, np.concatenate(indices), shape, channels_last)
         flat, value_range = to_range(flat)

@@ -7,8 +7,8 @@ from itertools import islice
 import numpy as np
 from sklearn.utils import _safe_indexing
 
-from .._images import open_image
-from .._layouts import is_paths, is_vector, layout_of
+from .._input.images import open_image
+from .._input.layouts import is_paths, is_vector, layout_of
 
 THUMBNAIL = 160  # pixels: image files are larger than a sheet can show
 TILE = 0.62  # inches, the side of one image if it is square

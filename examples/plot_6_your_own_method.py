@@ -1,0 +1,75 @@
+"""
+A method of your own
+====================
+
+A clusterer after Barlow Twins (Zbontar et al., 2021): an encoder whose features agree
+for two views of an image and are not redundant, and a spherical k-means of them.
+Training calls ``losses`` for each batch and ``finish`` at the end. The base classes add
+the shared parameters, validation, ``help``, and all that scikit-learn expects.
+"""
+
+import sys
+
+import torch
+from torch.nn import functional as F
+
+from skdeepcluster.backbones import make_encoder
+from skdeepcluster.base import ClusterModule, DeepClusterer, NonNegative, Width
+from skdeepcluster.datasets import load_digits_images
+from skdeepcluster.heads import projection_head
+from skdeepcluster.kmeans import spherical_kmeans
+from skdeepcluster.metrics import clustering_accuracy
+
+
+def barlow_twins_loss(a, b, weight):
+    """Distance of the views' cross-correlation (d, d) from the identity."""
+    a, b = ((x - x.mean(0)) / (x.std(0, correction=0) + 1e-4) for x in (a, b))
+    correlation = a.T @ b / len(a)
+    squares = (correlation - torch.eye(a.shape[1], device=a.device)).square()
+    own = squares.diagonal().sum()
+    return own + weight * (squares.sum() - own)
+
+
+class BarlowModule(ClusterModule):
+    """Encoder and centres; ``self.p`` holds the estimator's parameters."""
+
+    def __init__(self, p, data):
+        super().__init__(p, data)
+        self.encoder, width = make_encoder(p.backbone, data)
+        self.encoder.append(projection_head(width, 2 * p.feature_dim, p.feature_dim))
+        self.register_buffer("centers", torch.zeros(p.n_clusters, p.feature_dim))
+
+    def losses(self, batch):
+        a, b = (self.run(self.encoder, view) for view in batch.views)
+        return {"barlow": barlow_twins_loss(a, b, self.p.redundancy_weight)}
+
+    def encode(self, x):
+        return F.normalize(self.run(self.encoder, x), dim=1)
+
+    def logits(self, x):
+        return 10 * self.encode(x) @ self.centers.T
+
+    def finish(self, embed):
+        self.centers, _ = spherical_kmeans(embed(), self.p.n_clusters, n_init=10)
+
+
+class Barlow(DeepClusterer):
+    """Clusters of features that Barlow Twins learn.
+
+    Parameters
+    ----------
+    redundancy_weight
+        Weight of the correlations between different features.
+    feature_dim
+        Width of the embedding.
+    """
+
+    module = BarlowModule
+    redundancy_weight: NonNegative = 0.02
+    feature_dim: Width = 64
+
+
+if __name__ == "__main__":
+    X, y = load_digits_images()
+    model = Barlow(10, max_epochs=2 if "--quick" in sys.argv else 60, random_state=0)
+    print(f"accuracy {clustering_accuracy(y, model.fit_predict(X)):.3f}")

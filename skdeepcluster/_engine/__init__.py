@@ -1,0 +1,1 @@
+"""What trains: any objective that follows the protocol, on any device."""

@@ -1,0 +1,280 @@
+"""The engine: skorch trains any objective that follows the protocol."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+
+import torch
+from skorch import NeuralNet
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .batches import EpochBatches
+from .protocol import Batch, Embedder
+
+INFERENCE_BATCH = 512
+INFERENCE_PIXELS = 2**19  # of one batch: bounds the activations of large images
+
+
+class TrainingNet(NeuralNet):
+    """A skorch net that asks an objective for named losses.
+
+    Parameters
+    ----------
+    module : Objective
+        Built, not yet on the device.
+    bfloat16 : bool, default=False
+        Whether networks train under bfloat16 autocast.
+    batches : Sampler, default=None
+        Rows of each batch; None: shuffled epochs over all rows.
+    rate : str, default="lr"
+        What the user knows ``lr`` by.
+    **kwargs
+        As for :class:`skorch.NeuralNet`. ``compile=True`` compiles the backbones only.
+    """
+
+    def __init__(self, module, *, bfloat16=False, batches=None, rate="lr", **kwargs):
+        kwargs.setdefault("criterion", nn.Identity)
+        kwargs.setdefault("train_split", None)
+        super().__init__(module, **kwargs)
+        self.bfloat16, self.batches, self.rate = bfloat16, batches, rate
+
+    # -- what skorch is told -----------------------------------------------------------
+
+    @property
+    def _default_callbacks(self):
+        return []  # time and losses are recorded here, whole and once an epoch
+
+    def initialize_module(self):
+        super().initialize_module()
+        # only 4-D weights have this format: convolutions are faster in it
+        self.module_.to(memory_format=torch.channels_last)
+        return self
+
+    def torch_compile(self, module, name):
+        if self.compile:
+            kwargs = self.get_params_for("compile")
+            for path, child in module.named_modules():
+                if path.rpartition(".")[2] == "backbone":
+                    child.compile(**kwargs)
+        return module
+
+    def initialize_optimizer(self, *args, **kwargs):
+        super().initialize_optimizer(*args, **kwargs)
+        for group in self.optimizer_.param_groups:
+            group["initial_lr"] = group["lr"]
+        return self
+
+    def get_iterator(self, dataset, training=False):
+        batches = self.batches
+        if batches is None:
+            batches = EpochBatches(len(dataset), self.batch_size)
+        return DataLoader(
+            dataset,
+            sampler=batches,
+            batch_size=None,
+            **self.get_params_for("iterator_train"),
+        )
+
+    # -- training ----------------------------------------------------------------------
+
+    def train(self, images):
+        """Train until the clock's last epoch, from wherever it stands.
+
+        Parameters
+        ----------
+        images : Images
+
+        Returns
+        -------
+        self : TrainingNet
+            An interrupt ends training without an error, as in skorch.
+        """
+        clock = self.module_.clock
+        try:
+            return self.partial_fit(images, epochs=clock.max_epochs - clock.epoch)
+        except BaseException:  # callbacks have things to close, such as a bar
+            self.notify("on_train_end", X=images, y=None)
+            raise
+
+    def make_batch(self, raw, index) -> Batch:
+        """Bring a raw batch to the device and make its views."""
+        unit = self.module_.scaling(raw.to(self.device, non_blocking=True))
+        views = [self._view(unit) for _ in range(self.module_.n_views)]
+        return Batch(index.to(self.device, non_blocking=True), views)
+
+    def _view(self, unit):
+        view = self.module_.augmentation(unit)
+        if not isinstance(view, Tensor) or view.shape != unit.shape:
+            got = tuple(view.shape) if isinstance(view, Tensor) else type(view).__name__
+            raise ValueError(
+                f"augment returned {got} for a batch of shape {tuple(unit.shape)}. It "
+                "should return a tensor of the same shape."
+            )
+        view = self.rounded(view.float())
+        return view.contiguous(memory_format=torch.channels_last)
+
+    def rounded(self, unit):
+        """Standardise and undo it, where the record of the lock was made so."""
+        if not getattr(self.module_, "round_trip", False):
+            return unit
+        mean, std = self.module_.scaling.mean, self.module_.scaling.std
+        return (unit - mean) / std * std + mean
+
+    def train_step_single(self, batch, **fit_params):
+        module = self.module_.train()
+        module.autocast = self.bfloat16
+        self._batch = self.make_batch(*batch)
+        parts = module.losses(self._batch)
+        loss = sum(parts.values())
+        loss.backward()
+        shown = {"loss": loss, **{f"loss_{name}": part for name, part in parts.items()}}
+        shown |= self._batch.metrics
+        # one read of the device for all of them, after the gradients were queued
+        values = torch.stack(list(shown.values())).detach().tolist()
+        shown = dict(zip(shown, values, strict=True))
+        if not all(math.isfinite(value) for value in values):
+            self._raise_not_finite(shown)
+        for name, value in shown.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._n_seen += len(batch[0])
+        self._n_steps += 1
+        # skorch puts groups of parameters with a rate of their own first
+        self._lr = self.optimizer_.param_groups[-1]["lr"]
+        return {"loss": torch.tensor(shown["loss"]), "y_pred": None}
+
+    def _raise_not_finite(self, shown):
+        bad = [
+            name.removeprefix("loss_")
+            for name, value in shown.items()
+            if not math.isfinite(value) and name != "loss"
+        ]
+        raise FloatingPointError(
+            f"The loss became NaN or infinite in epoch {len(self.history)} (loss part: "
+            f"{', '.join(bad) or 'their sum'}). Lower {self.rate}={self.lr}, or train "
+            "with precision='float32'."
+        )
+
+    def on_batch_begin(self, net, batch=None, training=False, **kwargs):
+        super().on_batch_begin(net, batch, training, **kwargs)
+        schedule = self.module_.schedule()
+        if schedule is not None:
+            factor = schedule(self.module_.clock.step)
+            for group in self.optimizer_.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+
+    def on_batch_end(self, net, batch=None, training=False, **kwargs):
+        self.module_.advance(self._batch)
+        self._batch = None
+
+    def on_epoch_begin(self, net, **kwargs):
+        super().on_epoch_begin(net, **kwargs)
+        self._sums, self._n_seen, self._n_steps = {}, 0, 0
+        self._began = time.perf_counter()
+
+    def on_epoch_end(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+        self.module_.clock.epoch += 1
+        report = self.report(dataset_train)
+        seconds = time.perf_counter() - self._began
+        record = self.history.record
+        for name, value in self._sums.items():
+            record(name, value / self._n_steps)
+        record("lr", self._lr)
+        record("seconds", seconds)
+        record("images_per_second", self._n_seen / seconds)
+        for name, value in report.items():
+            record(name, value)
+
+    def report(self, images) -> dict:
+        """Return what the history holds of an epoch beside its losses."""
+        return {}
+
+    # -- whole state of a training -----------------------------------------------------
+
+    def training_state(self) -> dict:
+        """Capture the training between two epochs.
+
+        Returns
+        -------
+        state : dict
+            Networks, averages, memories, assignments, stage and clock (``module``),
+            optimiser, history, and the states of torch's generators. Tensors are those
+            of the net: copy them before training goes on.
+        """
+        device = torch.device(self.device)
+        cuda = torch.cuda.get_rng_state_all() if device.type == "cuda" else []
+        return {
+            "module": self.module_.state_dict(),
+            "optimizer": self.optimizer_.state_dict(),
+            "history": self.history.to_list(),
+            "generators": {"cpu": torch.get_rng_state(), "cuda": cuda},
+        }
+
+    def load_training_state(self, state: dict) -> None:
+        """Take what :meth:`training_state` captured, in a net of equal parameters.
+
+        :meth:`train` then goes on from there as if nothing had happened.
+
+        Parameters
+        ----------
+        state : dict
+        """
+        self.module_.load_state_dict(state["module"])
+        # the optimiser would share its moments with the state
+        self.optimizer_.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self._resumed = state
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        resumed, self._resumed = getattr(self, "_resumed", None), None
+        if resumed is None:
+            return self.begin(X)
+        self.history.extend(resumed["history"])
+        torch.set_rng_state(resumed["generators"]["cpu"])
+        if resumed["generators"]["cuda"]:
+            torch.cuda.set_rng_state_all(resumed["generators"]["cuda"])
+
+    def begin(self, images) -> None:
+        """Run before the first epoch of a training that does not go on from a state."""
+
+
+class ClusterNet(TrainingNet):
+    """Trains a ClusterModule, with its hooks over all images, and evaluates it."""
+
+    def begin(self, images):
+        self.module_.refresh(self.embedder(images, self.bfloat16))
+
+    def report(self, images):
+        return self.module_.refresh(self.embedder(images, self.bfloat16))
+
+    def finish(self, images):
+        """Let the module settle the assignment of the training images."""
+        self.module_.finish(self.embedder(images))
+
+    def embedder(self, images, bfloat16=False) -> Embedder:
+        """Return the ``embed`` that the module's hooks are given."""
+        return Embedder(self, images, bfloat16)
+
+    @torch.no_grad()
+    def evaluate(self, images, function, bfloat16=False) -> Tensor:
+        """``function`` of images in [0, 1], in eval mode: (n, d), on the device."""
+        module = self.module_.eval()
+        module.autocast = bfloat16
+        _, height, width = images.shape
+        size = max(16, min(INFERENCE_BATCH, INFERENCE_PIXELS // (height * width)))
+        out, start = torch.empty(0), 0
+        for raw in images.chunks(size):
+            x = self.rounded(module.scaling(raw.to(self.device)))
+            part = function(x.contiguous(memory_format=torch.channels_last))
+            if start == 0:
+                out = part.new_empty(len(images), part.shape[1])
+            # at once: many small parts that stay would fragment the heap
+            out[start : start + len(part)] = part
+            start += len(part)
+        if not out.isfinite().all():
+            raise FloatingPointError(
+                f"The embedding became NaN or infinite after {len(self.history)} "
+                f"epoch(s). Lower lr={self.lr}, or train with precision='float32'."
+            )
+        return out

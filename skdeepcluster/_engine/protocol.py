@@ -1,0 +1,255 @@
+"""The protocol between the engine and what it trains."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .._input.scaling import Scaling
+from .average import Average
+from .batches import EpochBatches
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What is known of the training data before training starts.
+
+    Attributes
+    ----------
+    image_shape : tuple (C, H, W)
+        ``(1, 1, d)`` for vectors.
+    n_samples : int
+    scaling : Scaling
+        Brings raw values to [0, 1], or vectors to unit scale.
+    augmentation : callable or Module
+        Maps images (b, C, H, W) in [0, 1] to augmented ones.
+    """
+
+    image_shape: tuple[int, int, int]
+    n_samples: int
+    scaling: Scaling
+    augmentation: Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Clock:
+    """Where training stands: the engine moves it, everyone may read it.
+
+    Attributes
+    ----------
+    max_epochs, steps_per_epoch : int
+        What the training was planned for.
+    step, epoch : int
+        Optimiser steps and whole epochs that are done.
+    """
+
+    max_epochs: int
+    steps_per_epoch: int
+    step: int = 0
+    epoch: int = 0
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.max_epochs * self.steps_per_epoch
+
+    def passed(self, share: float) -> bool:
+        """Whether this share of all steps, rounded to a step, is done."""
+        return self.step >= round(share * self.total_steps)
+
+
+@dataclass
+class Batch:
+    """What a step sees of b images.
+
+    Attributes
+    ----------
+    index : int64 tensor of shape (b,)
+        Rows of the training data.
+    views : list of ``n_views`` float32 tensors of shape (b, C, H, W)
+        Augmented copies, in [0, 1]; vectors at unit scale.
+    carry : object
+        What ``losses`` hands to ``after_step``, without gradient.
+    metrics : dict of scalar tensors
+        What ``losses`` wants in the history beside its parts, without gradient.
+    """
+
+    index: Tensor
+    views: list[Tensor]
+    carry: Any = None
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Stateful(nn.Module):
+    """A module of which ``state_dict`` also holds some plain attributes.
+
+    Attributes
+    ----------
+    saved : list of str
+        Names of these attributes, beside those that base classes name.
+    """
+
+    saved: ClassVar[list[str]] = []
+
+    def get_extra_state(self):
+        """State beside parameters and buffers, for ``state_dict``."""
+        names = [
+            name for cls in type(self).__mro__ for name in vars(cls).get("saved", ())
+        ]
+        return {name: copy.deepcopy(getattr(self, name)) for name in names}
+
+    def set_extra_state(self, state):
+        """Take what :meth:`get_extra_state` gave."""
+        vars(self).update(copy.deepcopy(state))
+
+
+class Objective(Stateful):
+    """Networks and losses: all that the engine knows of what it trains.
+
+    A subclass owns its networks and memories as submodules and buffers, and names in
+    ``saved`` what else changes in training, so that ``state_dict`` holds its whole
+    state. A submodule named ``backbone`` is what ``net__compile=True`` compiles; an
+    :class:`~skdeepcluster._engine.average.Average` moves after every step.
+
+    Parameters
+    ----------
+    data : DataFacts
+    clock : Clock
+
+    Attributes
+    ----------
+    n_views : int
+        Augmented copies of a batch.
+    autocast : bool
+        Set by the engine: whether networks run under bfloat16 autocast.
+    """
+
+    saved = ["clock"]
+    n_views = 2
+    autocast = False
+
+    def __init__(self, data: DataFacts, clock: Clock):
+        super().__init__()
+        # copies: moving this module to a device must not move the caller's
+        self.scaling = copy.deepcopy(data.scaling)
+        self.augmentation = copy.deepcopy(data.augmentation)
+        self.clock = clock
+
+    def run(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """``network(x)`` in the engine's precision; float32 out, for the losses."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
+            return network(x).float()
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Weighted parts of the objective by name; their sum is minimised.
+
+        Nothing changes here: what the step leaves behind goes to ``batch.carry``.
+        """
+        raise NotImplementedError
+
+    def after_step(self, batch: Batch) -> None:
+        """Update memories after an optimiser step, from ``batch.carry``."""
+
+    @torch.no_grad()
+    def advance(self, batch: Batch) -> None:
+        """Move clock, averages and memories after an optimiser step."""
+        self.clock.step += 1
+        for part in self.modules():
+            if isinstance(part, Average):
+                part.move(self.clock.step)
+        self.after_step(batch)
+
+    def schedule(self) -> Callable[[int], float] | None:
+        """Return the factor of the learning rate as a function of the step, or None."""
+        return None
+
+    def optimizer(self) -> dict:
+        """Return skorch's ``optimizer`` and ``optimizer__...`` parameters."""
+        return {"optimizer": torch.optim.AdamW}
+
+
+class ClusterModule(Objective):
+    """Networks, memories and objective of a method.
+
+    Parameters
+    ----------
+    p : DeepClusterer
+        Its parameters, each ``"auto"`` replaced. They stay readable as ``self.p``,
+        except for networks and callables of the user's own.
+    data : DataFacts
+
+    Attributes
+    ----------
+    centers : tensor of shape (n_clusters, d)
+        A buffer or parameter of the subclass: the clusters in embedding space.
+    converged : bool
+        Set by ``refresh`` to end training after this epoch.
+    """
+
+    saved = ["converged"]
+    converged = False
+
+    def __init__(self, p, data: DataFacts):
+        steps = EpochBatches.count(data.n_samples, p.batch_size)
+        super().__init__(data, Clock(p.max_epochs, steps))
+        self.p = copy.copy(p)
+        self.p.backbone = self.p.augment = self.p.callbacks = self.p.net_params = None
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (b, C, H, W) in [0, 1] to embeddings (b, d)."""
+        raise NotImplementedError
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Images in [0, 1] to logits (b, n_clusters), for ``predict_proba``."""
+        raise NotImplementedError
+
+    def refresh(self, embed: Embedder) -> dict:
+        """Bring assignments up to date: before the first and after every epoch.
+
+        Parameters
+        ----------
+        embed : Embedder
+
+        Returns
+        -------
+        report : dict
+            What the history shall hold of it, such as ``cluster_sizes``.
+        """
+        return {}
+
+    def finish(self, embed: Embedder) -> None:
+        """Settle the assignment after the last epoch; ``embed`` is float32 here."""
+
+
+class Embedder:
+    """Functions of all training images, for the hooks of a module.
+
+    ``embed()`` is ``encode`` of all images, shape (n, d), in order; ``embed(function)``
+    is another function of images in [0, 1].
+
+    Parameters
+    ----------
+    net : ClusterNet
+    images : Images
+    bfloat16 : bool
+
+    Attributes
+    ----------
+    images : Images
+        The training data, raw.
+    bfloat16 : bool
+        Whether networks run under autocast.
+    """
+
+    def __init__(self, net, images, bfloat16):
+        self.net, self.images, self.bfloat16 = net, images, bfloat16
+
+    def __call__(self, function: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """``function`` of all images, ``encode`` if it is None: (n, d)."""
+        function = function or self.net.module_.encode
+        return self.net.evaluate(self.images, function, self.bfloat16)

@@ -1,0 +1,381 @@
+"""DeepClusterer: scikit-learn's contract, once, for every method."""
+
+from __future__ import annotations
+
+import functools
+from typing import ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import (
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
+
+from ._engine.batches import EpochBatches
+from ._engine.device import make_seed, resolve_device, resolve_precision, seeded
+from ._engine.net import ClusterNet
+from ._engine.protocol import ClusterModule, DataFacts
+from ._input.layouts import as_images
+from ._input.scaling import Scaling
+from ._settings import Budget, SharedParameters
+from ._warnings import warn
+from .augment import make_augmentation
+from .backbones import resolve_backbone
+from .callbacks import (
+    CallbackSupportMixin,
+    CollapseWarning,
+    StopWhenConverged,
+    TrainingBar,
+    sklearn_callbacks,
+    with_callbacks,
+)
+from .distances import simplified_silhouette
+
+
+def _unchanged_on_error(fit):
+    """Leave the estimator as it was if ``fit`` raises."""
+
+    @functools.wraps(fit)
+    def wrapper(self, X, y=None):
+        before = dict(vars(self))
+        try:
+            return fit(self, X, y)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return wrapper
+
+
+class DeepClusterer(
+    ClassNamePrefixFeaturesOutMixin,
+    CallbackSupportMixin,
+    TransformerMixin,
+    ClusterMixin,
+    SharedParameters,
+):
+    """Base class of the methods: everything but networks and objective.
+
+    A method declares its own parameters as annotated fields and names its ``module``.
+    Where the defaults do not fit it also sets ``budget``, or overrides ``_resolve``,
+    ``_callbacks``, ``_state``, ``_set_fitted``, ``_n_clusters``, ``_clusterings`` and
+    ``score``.
+    """
+
+    # -- what a method says ------------------------------------------------------------
+
+    module: ClassVar[type[ClusterModule]]
+    budget: ClassVar[Budget] = Budget(epochs=25, min_steps=600, max_steps=3000)
+
+    def _resolve(self, data: DataFacts) -> None:
+        """Replace each ``"auto"``, in a copy of the estimator that training reads."""
+        self.device = resolve_device(self.device)
+        self.backbone = self._resolve_backbone(data.image_shape)
+        self.batch_size = min(self.batch_size, data.n_samples)
+        if self.max_epochs == "auto":
+            steps = EpochBatches.count(data.n_samples, self.batch_size)
+            self.max_epochs = self.budget.in_epochs(steps)
+
+    def _resolve_backbone(self, image_shape):
+        """Return the backbone, checked, without an ``"auto"``."""
+        return resolve_backbone(self.backbone, image_shape, self.device)
+
+    def _callbacks(self):
+        """Return the callbacks of skorch that belong to the method."""
+        return [CollapseWarning()]
+
+    @property
+    def _n_clusters(self):
+        """Clusters of ``labels_`` that were asked for."""
+        return self.n_clusters
+
+    def _state(self, net) -> dict:
+        """Return what prediction needs of a net, trained or still in training."""
+        return {
+            "net_": net,
+            "device_": str(net.device),
+            "_n_features_out": net.module_.centers.shape[1],
+            "_kept": np.arange(self._n_clusters),
+        }
+
+    def _set_fitted(self, module, images) -> None:
+        """Set the fitted attributes that the method has beside the common ones."""
+
+    def _clusterings(self):
+        """Name each clustering, its clusters in use, and those asked for."""
+        return [("", len(self._kept), self._n_clusters)]
+
+    # -- fitting -----------------------------------------------------------------------
+
+    @_unchanged_on_error
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Train the networks and cluster X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, C, H, W), (n, H, W, C), (n, H, W) or (n, d), or \
+                list of n file paths
+            Images as uint8 or float, or vectors; (n, d) with ``image_shape`` holds
+            flattened images.
+        y : ignored
+            Accepted for scikit-learn's sake, whatever its type.
+
+        Returns
+        -------
+        self : DeepClusterer
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X or a parameter cannot be used; the estimator is unchanged then.
+        FloatingPointError
+            If a loss becomes NaN or infinite.
+        """
+        device = resolve_device(self.device)
+        images, self.layout_ = as_images(self, X, image_shape=self.image_shape)
+        self.image_shape_ = self.layout_.shape
+        check_enough(len(images), self._n_clusters)
+        data = DataFacts(
+            image_shape=self.image_shape_,
+            n_samples=len(images),
+            scaling=Scaling(images),
+            augmentation=make_augmentation(self.augment, self.image_shape_),
+        )
+        p = type(self)(**self.get_params(deep=False))
+        p._resolve(data)
+        with (
+            seeded(make_seed(self.random_state), device),
+            sklearn_callbacks(self, p.max_epochs, X, y, self._state) as bridge,
+        ):
+            net = self._make_net(p, data, bridge)
+            # loader workers and pinned memory need the data on the host
+            loader = ("iterator_train__num_workers", "iterator_train__pin_memory")
+            if not any((self.net_params or {}).get(key) for key in loader):
+                images = images.to(device)
+            net.train(images)
+            self._check_interrupt(net)
+            net.finish(images)
+            self._finish(net, images)
+            self._check_empty()
+        return self
+
+    def _make_net(self, p, data, bridge):
+        """Build the net of resolved parameters."""
+        self.check_net_params()
+        module = self.module(p, data)
+        callbacks = self._callbacks()
+        if self.verbose:
+            callbacks.append(("bar", TrainingBar(type(self).__name__)))
+        callbacks += [*(self.callbacks or []), *bridge]
+        callbacks.append(("converged", StopWhenConverged()))
+        params = {
+            "lr": p.lr,
+            "max_epochs": p.max_epochs,
+            "batch_size": p.batch_size,
+            "callbacks": callbacks,
+            "device": str(p.device),
+            "verbose": 0,
+            "bfloat16": resolve_precision(p.precision, p.device, data.image_shape),
+            **module.optimizer(),
+            **(self.net_params or {}),
+        }
+        try:
+            return ClusterNet(module, **params).initialize()
+        except (TypeError, ValueError) as error:
+            if self.net_params:
+                error.add_note(
+                    f"net_params={self.net_params!r} went to skorch.NeuralNet: its "
+                    "keys are parameters of that, such as optimizer__weight_decay."
+                )
+            raise
+
+    def _check_interrupt(self, net):
+        # skorch ends training by KeyboardInterrupt, its callbacks between epochs
+        rows = net.history
+        if not rows or "loss" in rows[-1]:
+            return
+        if len(rows) == 1:
+            raise KeyboardInterrupt
+        warn(
+            f"Training was interrupted in epoch {len(rows)} of {net.max_epochs}; the "
+            "estimator holds what was learnt until then.",
+            ConvergenceWarning,
+        )
+
+    def _finish(self, net, images):
+        """Set the fitted attributes; empty clusters are left out of the labels."""
+        inner = {"batches", "train_batch_count"}
+        self.history_ = [
+            {key: row[key] for key in row if key not in inner}
+            for row in net.history
+            if "loss" in row  # an epoch that Ctrl-C broke off has none
+        ]
+        self.n_iter_ = len(self.history_)
+        self.net_ = net
+        self.__dict__.update(self._state(net))
+        labels = self._logits(images).argmax(1)
+        self._kept, labels = np.unique(labels, return_inverse=True)
+        self.labels_ = labels.astype(np.int64)
+        self.cluster_sizes_ = np.bincount(self.labels_)
+        self.cluster_centers_ = net.module_.centers.cpu().numpy()[self._kept]
+        self._set_fitted(net.module_, images)
+        net.trim_for_prediction()  # nothing in it points back at the estimator
+
+    def _check_empty(self):
+        for name, in_use, asked in self._clusterings():
+            if in_use < asked:
+                warn(
+                    f"{name}{asked - in_use} of {asked} clusters are empty: labels run "
+                    f"from 0 to {in_use - 1}. Lower n_clusters, train longer "
+                    "(max_epochs), or pass more samples.",
+                    ConvergenceWarning,
+                )
+
+    # -- using the fitted networks -----------------------------------------------------
+
+    def _read(self, X):
+        check_is_fitted(self)
+        images, _ = as_images(self, X, layout=self.layout_)
+        scaling = self.net_.module_.scaling
+        if scaling.reads_uint8 and images.data.dtype.kind == "f":
+            highest, fitted = float(images.data.max()), int(scaling.span)
+            if (highest <= 1) != (fitted == 1):
+                warn(
+                    f"X holds values up to {highest:g}, but the estimator was fitted "
+                    f"on images of 0 to {fitted}. Pass images of that range, or uint8."
+                )
+        return images
+
+    def _embed(self, images):
+        return self.net_.evaluate(images, self.net_.module_.encode).cpu().numpy()
+
+    def _logits(self, images):
+        logits = self.net_.evaluate(images, self.net_.module_.logits)
+        return logits.cpu().numpy()[:, self._kept]
+
+    def transform(self, X):
+        """Embed images.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            Images of the shape that the estimator was fitted on, in any layout.
+
+        Returns
+        -------
+        embedding : ndarray of shape (n, d), float32
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If X does not hold images of the fitted shape.
+        """
+        return self._embed(self._read(X))
+
+    def predict(self, X):
+        """Assign images to clusters.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            As for :meth:`transform`.
+
+        Returns
+        -------
+        labels : ndarray of shape (n,), int64
+            Equal to ``labels_`` for the training data.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If X does not hold images of the fitted shape.
+        """
+        return self._logits(self._read(X)).argmax(1)
+
+    def predict_proba(self, X):
+        """Give the probability of each cluster.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            As for :meth:`transform`.
+
+        Returns
+        -------
+        proba : ndarray of shape (n, n_clusters), float32
+            Rows sum to 1; the columns are the clusters of ``labels_``.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If X does not hold images of the fitted shape.
+        """
+        logits = self._logits(self._read(X))
+        return torch.from_numpy(logits).softmax(1).numpy()
+
+    def score(self, X, y=None):
+        """Simplified silhouette of the embedding: higher is better, in [0, 1].
+
+        With a and b the squared distances of a sample to its nearest and its next
+        centre, the mean of ``(b - a) / b``. On unit embeddings, squared distances
+        order and compare as cosine ones do.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            As for :meth:`transform`.
+        y : ignored
+
+        Returns
+        -------
+        score : float
+            -1 for a single cluster, which has none.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If X does not hold images of the fitted shape.
+
+        References
+        ----------
+        Vendramin, Campello and Hruschka, *Relative clustering validity criteria*,
+        2010.
+        """
+        images = self._read(X)
+        if len(self.cluster_centers_) < 2:
+            return -1.0
+        module = self.net_.module_
+        return simplified_silhouette(
+            self.net_.evaluate(images, module.encode), module.centers[self._kept]
+        )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def check_enough(n_samples, n_clusters):
+    """Refuse more clusters than samples."""
+    if n_samples < n_clusters:
+        raise ValueError(
+            f"n_samples={n_samples} should be >= n_clusters={n_clusters}. Pass more "
+            "samples or lower n_clusters."
+        )

@@ -1,0 +1,165 @@
+"""Parameters as annotated fields: they become constructor, checks and documentation."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, StrOptions
+
+# the first entry beside the type is scikit-learn's constraint, or a tuple of them; the
+# second is what the documentation calls it
+Positive = Annotated[float, Interval(Real, 0, None, closed="neither")]
+NonNegative = Annotated[float, Interval(Real, 0, None, closed="left")]
+Share = Annotated[float, Interval(Real, 0, 1, closed="both")]
+Count = Annotated[int, Interval(Integral, 1, None, closed="left")]
+Width = Annotated[int, Interval(Integral, 2, None, closed="left")]
+Auto = Literal["auto"]
+ImageShape = Annotated[tuple[int, int, int], (tuple, list), "tuple (C, H, W)"]
+RandomState = Annotated[Any, "random_state", "int, RandomState instance or None"]
+Verbosity = Annotated[int, "verbose", "int"]
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(field,))
+class Declared(BaseEstimator):
+    """Base of what declares its parameters as annotated fields.
+
+    A subclass is a dataclass without equality: each annotated field of its body is a
+    keyword of the constructor. The annotation gives the check of
+    scikit-learn's parameter validation, and the type in the documentation. The class
+    docstring has a section *Parameters* with the bare name and the text of each field
+    of its own; what a base class documents is added to it, likewise of *Attributes*.
+    """
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        doc = cls.__dict__.get("__doc__")  # before the dataclass makes one up
+        dataclass(kw_only=True, eq=False, repr=False)(cls)
+        hints = get_type_hints(cls, include_extras=True)
+        cls._parameter_constraints = {
+            f.name: constraints(hints[f.name]) for f in fields(cls)
+        }
+        headers = {f.name: header(hints[f.name], f.default) for f in fields(cls)}
+        cls.__doc__, cls._documented = document(doc, cls._documented, headers)
+
+    _documented: ClassVar[dict] = {"Parameters": {}, "Attributes": {}}
+    _parameter_constraints: ClassVar[dict] = {}
+
+
+def constraints(annotation) -> list:
+    """Turn an annotation into scikit-learn's constraints."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return [one for arg in args for one in constraints(arg)]
+    if origin is Annotated:
+        found = annotation.__metadata__[0]
+        return list(found) if isinstance(found, tuple) else [found]
+    if origin is Literal:
+        return [StrOptions(set(args))]
+    named = {types.NoneType: None, bool: "boolean", Callable: callable}
+    return [named.get(origin or annotation, origin or annotation)]
+
+
+def header(annotation, default) -> str:
+    """Say type and default, as in ``float in [0, 1], default=0.5``."""
+    origin = get_origin(annotation)
+    union = origin in (Union, types.UnionType)
+    kinds = [_kind(one) for one in (get_args(annotation) if union else [annotation])]
+    *first, last = dict.fromkeys(kinds)
+    text = f"{', '.join(first)} or {last}" if first else last
+    shown = f'"{default}"' if isinstance(default, str) else repr(default)
+    return f"{text}, default={shown}"
+
+
+def _kind(annotation) -> str:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        constraint, *name = annotation.__metadata__
+        return name[0] if name else _interval(constraint)
+    if origin is Literal:
+        options = ", ".join(f'"{option}"' for option in get_args(annotation))
+        return f"{{{options}}}" if "," in options else options
+    if annotation is types.NoneType:
+        return "None"
+    names = {Callable: "callable", torch.device: "torch.device"}
+    return names.get(origin or annotation, annotation.__name__)
+
+
+def _interval(interval) -> str:
+    kind = "int" if interval.type is Integral else "float"
+    low, high = interval.left, interval.right
+    with_low, with_high = (
+        interval.closed in (side, "both") for side in ("left", "right")
+    )
+    if low is None and high is None:
+        return kind
+    if high is None:
+        return f"{kind} {'>=' if with_low else '>'} {low}"
+    if low is None:
+        return f"{kind} {'<=' if with_high else '<'} {high}"
+    return (
+        f"{kind} in {'[' if with_low else '('}{low}, {high}{']' if with_high else ')'}"
+    )
+
+
+# -- documentation ---------------------------------------------------------------------
+
+SECTION = re.compile(r"^(\S.*)\n-{3,}\n", re.M)
+
+
+def document(doc, inherited, headers):
+    """Complete a class docstring by what the base classes document.
+
+    Parameters
+    ----------
+    doc : str or None
+    inherited : dict of dict
+        Texts of the base class by section, *Parameters* and *Attributes*, and name.
+    headers : dict of str
+        Type and default of each parameter, in order.
+
+    Returns
+    -------
+    doc : str or None
+    documented : dict of dict
+        Texts, for the subclasses of this class.
+    """
+    if doc is None:  # stripped by python -OO, or none was written
+        return None, inherited
+    text, *parts = SECTION.split(inspect.cleandoc(doc) + "\n")
+    sections = dict(zip(parts[::2], parts[1::2], strict=True))
+    own = {name: _entries(sections.pop(name, "")) for name in inherited}
+    documented = {name: {**inherited[name], **own[name]} for name in inherited}
+    parameters = [
+        (f"{name} : {of}", documented["Parameters"].get(name, ("", ""))[1])
+        for name, of in headers.items()
+    ]
+    merged = {"Parameters": parameters, "Attributes": documented["Attributes"].values()}
+    bodies = {title: "".join(map("\n".join, rows)) for title, rows in merged.items()}
+    # where both sections belong in numpydoc's order: before all others
+    whole = {**{t: body for t, body in bodies.items() if body}, **sections}
+    rows = [f"{t}\n{'-' * len(t)}\n{body.strip()}" for t, body in whole.items()]
+    return "\n\n".join([text.strip(), *rows]) + "\n", documented
+
+
+def _entries(section):
+    """Split a section: a dict from name to header and indented text."""
+    entries = re.findall(r"^(\S.*)\n((?:[ \t]+.*\n|\n(?=[ \t]))*)", section, re.M)
+    return {head.partition(" :")[0]: (head, text) for head, text in entries}

@@ -1,0 +1,205 @@
+"""Parameters that every method has: declared and documented here, once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+
+from ._parameters import (
+    Auto,
+    Count,
+    Declared,
+    ImageShape,
+    Positive,
+    RandomState,
+    Verbosity,
+    Width,
+)
+
+ENGINE_KEYS = {
+    "module",
+    "criterion",
+    "dataset",
+    "train_split",
+    "batches",
+    "bfloat16",
+    "rate",
+    "iterator_train__batch_size",
+    "iterator_train__batch_sampler",
+    "iterator_train__drop_last",
+    "iterator_train__sampler",
+    "iterator_train__shuffle",
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What ``max_epochs="auto"`` stands for.
+
+    Attributes
+    ----------
+    epochs : int
+        Passes over data of a middle size.
+    min_steps, max_steps : int
+        Bounds of the optimiser steps, so that small data are not under-trained.
+    """
+
+    epochs: int
+    min_steps: int
+    max_steps: int
+
+    def in_epochs(self, steps_per_epoch: int) -> int:
+        """Whole epochs that make at least as many steps as the budget has."""
+        steps = self.epochs * steps_per_epoch
+        steps = min(self.max_steps, max(self.min_steps, steps))
+        return max(1, math.ceil(steps / steps_per_epoch))
+
+
+class SharedParameters(Declared):
+    """What every method can be told.
+
+    Parameters
+    ----------
+    n_clusters
+        Number of clusters.
+    image_shape
+        Channels, height and width of an image. Pass it if the rows of a 2-D X are
+        flattened images, if image files shall be resized, or if it is ambiguous where
+        the channels of a 4-D X are.
+    backbone
+        Network that turns images into features: ``"conv"``, ``"resnet18"`` (with a stem
+        for small images), ``"mlp"``, the name of a torchvision classification model
+        (with random weights), or a module that maps (b, C, H, W) to (b, width), which
+        is copied. ``"auto"`` is ``"mlp"`` for vectors, ``"conv"`` for images up to 32
+        pixels on a CPU, else ``"resnet18"``.
+    augment
+        Random views of the images: ``"simclr"``, ``"digits"``, ``"weak"``,
+        ``"vector"``, ``"none"``, or a callable that maps (b, C, H, W) in [0, 1] to the
+        same shape. ``"auto"`` is ``"vector"`` for vectors, ``"digits"`` for one
+        channel, else ``"simclr"``, which mirrors and recolours. What you make invariant
+        you stop clustering by.
+    max_epochs
+        Passes over X. ``"auto"`` is 25, or as many more as make 600 optimiser steps, or
+        as few as make 3000.
+    batch_size
+        Most images in an optimiser step. Fewer samples make smaller batches.
+    lr
+        Highest learning rate, after a linear warm-up and before a cosine decay.
+    device
+        Where to compute. ``"auto"`` is CUDA where there is one, else the CPU.
+    precision
+        Number format of the networks in training; losses and predictions are float32.
+        ``"auto"`` is bfloat16 on CUDA, and for images on CPUs with bfloat16
+        instructions, else float32.
+    net_params
+        Parameters of :class:`skorch.NeuralNet`, such as
+        ``{"optimizer__weight_decay": 0.1}``, which ``get_params`` shows as
+        ``net__optimizer__weight_decay``.
+    callbacks
+        Callbacks of skorch, which training calls beside the package's own.
+    verbose
+        Whether a progress bar shows the parts of the loss and the time left: 1 for yes,
+        0 for no.
+    random_state
+        Seed of all that is random. On one CPU the same seed gives the same labels, bit
+        for bit. The global generators are not touched.
+
+    Attributes
+    ----------
+    labels_ : ndarray of shape (n,), int64
+        Cluster of each sample, consecutive from 0.
+    cluster_centers_ : ndarray of shape (n_clusters, d), float32
+        Centre of each cluster in the embedding. Empty clusters are left out.
+    cluster_sizes_ : ndarray of shape (n_clusters,), int64
+        Samples of each cluster.
+    history_ : list of dict
+        One row an epoch: ``epoch``, ``loss`` and ``loss_...`` of each weighted part,
+        ``lr``, ``seconds``, ``images_per_second``, and what the method reports.
+    n_iter_ : int
+        Epochs run.
+    net_ : ClusterNet
+        The trained skorch net; ``net_.module_`` holds the networks.
+    device_ : str
+        Device of the training.
+    image_shape_ : tuple (C, H, W)
+        Shape of an image; (1, 1, d) for vectors.
+    layout_ : Layout
+        Order of the values, shape and dtype of a row of X.
+    n_features_in_ : int
+        Values of an image: C * H * W.
+    feature_names_in_ : ndarray of shape (d,)
+        Column names, if X was a DataFrame with string names.
+    """
+
+    n_clusters: Count = field(default=8, kw_only=False)
+    image_shape: ImageShape | None = None
+    backbone: str | nn.Module = "auto"
+    augment: str | Callable = "auto"
+    max_epochs: Count | Auto = "auto"
+    batch_size: Width = 256
+    lr: Positive = 2e-3
+    device: str | torch.device = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    net_params: dict | None = None
+    callbacks: list | None = None
+    verbose: Verbosity = 0
+    random_state: RandomState = None
+
+    # -- nested parameters of the net: shown as net__..., held in net_params -----------
+
+    def get_params(self, deep=True):
+        """Get parameters; with ``deep``, those of the net as ``net__...``.
+
+        Parameters
+        ----------
+        deep : bool
+
+        Returns
+        -------
+        params : dict
+        """
+        params = super().get_params(deep)
+        if deep and isinstance(self.net_params, dict):
+            params.update({f"net__{key}": v for key, v in self.net_params.items()})
+        return params
+
+    def set_params(self, **params):
+        """Set parameters; ``net__...`` ones go to ``net_params``.
+
+        Parameters
+        ----------
+        **params : dict
+
+        Returns
+        -------
+        self : DeepClusterer
+        """
+        nested = {
+            key.removeprefix("net__"): params.pop(key)
+            for key in list(params)
+            if key.startswith("net__")
+        }
+        super().set_params(**params)
+        if nested:
+            self.net_params = {**(self.net_params or {}), **nested}
+        return self
+
+    def check_net_params(self):
+        """Refuse what the estimator or its engine settles."""
+        own = {"lr", "max_epochs", "batch_size", "device", "callbacks", "verbose"}
+        for key in self.net_params or {}:
+            if key in own:
+                raise ValueError(
+                    f"net_params has the key {key!r}, which is a parameter of "
+                    f"{type(self).__name__} itself: pass {key}=... there."
+                )
+            if key in ENGINE_KEYS or str(key).startswith("module__"):
+                raise ValueError(
+                    f"net_params has the key {key!r}, which the engine settles. Leave "
+                    "it out."
+                )

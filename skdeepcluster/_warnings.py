@@ -1,0 +1,30 @@
+"""Warnings that point at the user's line, whatever stands between."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import joblib
+import sklearn
+import skorch
+import torch
+
+FILES = (__file__, *(str(p.__file__) for p in (joblib, sklearn, skorch, torch)))
+BETWEEN = tuple(f"{Path(file).parent}{os.sep}" for file in FILES)
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the first line that is neither of this package nor of those it runs in.
+
+    Parameters
+    ----------
+    message : str
+    category : type of Warning
+    """
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(BETWEEN):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
