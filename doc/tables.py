@@ -1,18 +1,257 @@
 """Tables of the benchmark page, out of the records of ``examples/benchmarks``."""
 
 import json
+import statistics
 import sys
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).parents[1] / "examples" / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-from fill_readme import TABLES, where  # noqa: E402
+from fill_readme import mean_and_spread  # noqa: E402
+
+SMALLEST = 3  # as long_tail.py
 
 
 def quick(gallery_conf, script_vars):
     """Arguments of the examples while the gallery is built."""
     return ["--quick"]
+
+
+def real_images(record):
+    """Rows of the comparison on real images: the mean over the seeds, and its spread.
+
+    Parameters
+    ----------
+    record : dict
+        With ``runs``: one dict for each data set, method and seed.
+
+    Returns
+    -------
+    rows : list of lists of str
+        The first one is the header.
+    """
+    rows = [["images", "n", "method", "seeds", "ACC", "NMI", "ARI", "CPU s"]]
+    for (pack, method), runs in grouped(record, "pack", "method"):
+        scores = [mean_and_spread([r[m] for r in runs]) for m in ("acc", "nmi", "ari")]
+        n = f"{runs[0]['n']:,}"
+        rows.append([pack, n, method, str(len(runs)), *scores, cpu_seconds(runs)])
+    return rows
+
+
+def long_tail(record):
+    """Rows of the comparison on long-tailed images, as of ``real_images``."""
+    header = ["images", "ratio", "method", "seeds", "ACC", "balanced ACC", "NMI", "ARI"]
+    rows = [[*header, f"recall of the {SMALLEST} smallest", "CPU s"]]
+    keys = ("acc", "balanced", "nmi", "ari", "smallest")
+    for (pack, ratio, method), runs in grouped(record, "pack", "ratio", "method"):
+        scores = [mean_and_spread([r[key] for r in runs]) for key in keys]
+        about = [pack, f"{ratio:g}", method, str(len(runs))]
+        rows.append([*about, *scores, cpu_seconds(runs)])
+    return rows
+
+
+def outliers(record):
+    """Rows of how well foreign images are told from those that were clustered."""
+    rows = [["images", "foreign", "method", "seeds", "AUROC", "ACC", "CPU s"]]
+    for (pack, foreign, method), runs in grouped(record, "pack", "foreign", "method"):
+        share = runs[0]["n_foreign"] / runs[0]["n"]
+        scores = [mean_and_spread([r[key] for r in runs]) for key in ("auroc", "acc")]
+        about = [pack, f"{share:.0%} {foreign}", method, str(len(runs))]
+        rows.append([*about, *scores, cpu_seconds(runs)])
+    return rows
+
+
+def facets(record):
+    """Rows of how well the factors of generated images are told apart."""
+    factors = record["factors"]
+    header = ["method", "seeds", "factors found"]
+    header += [f"{name}: {what}" for name in factors for what in ("purity", "leak")]
+    rows = [[*header, "CPU s"]]
+    for (name,), runs in grouped(record, "row"):
+        found = sum(run["found"] for run in runs)
+        row = [name, str(len(runs)), f"{found} of {len(runs)}"]
+        for m in range(len(factors)):
+            for key in ("matched_purity", "leak_nmi"):
+                row.append(mean_and_spread([run[key][m] for run in runs]))
+        rows.append([*row, cpu_seconds(runs)])
+    return rows
+
+
+def paper_mnist(record):
+    """Rows of the published MNIST run, or of a part of it: test scores by facet."""
+    header = ["settings", "seed", "epochs", "facet", "purity", "ACC", "NMI", "CPU min"]
+    rows = [header]
+    for run in record["runs"]:
+        changed = [f"{key}={value}" for key, value in run["changed"].items()]
+        shortened = [] if run["epochs"] == run["paper_epochs"] else ["shortened"]
+        about = ", ".join(["paper_settings", *shortened, *changed])
+        for facet, name in ((1, "deep"), (0, "shallow")):
+            scores = [f"{run[m][facet]:.3f}" for m in ("purity", "accuracy", "nmi")]
+            minutes = f"{run['cpu_seconds'] / 60:.0f}"
+            at = [about, str(run["seed"]), str(run["epochs"])]
+            rows.append([*at, name, *scores, minutes])
+    return rows
+
+
+def calibration(record):
+    """Rows of what stage II of GCC makes of stage I, with and without its images."""
+    header = ["images", "ratio", "row", "seeds", "ACC", "balanced ACC", "NMI", "ARI"]
+    rows = [[*header, "agreement", "CPU s"]]
+    keys = ("acc", "balanced", "nmi", "ari")
+    for (pack, ratio), fits in grouped(record, "pack", "ratio"):
+        first = {run["seed"]: run["stage_1"] for run in fits if run["row"] == "GCC"}
+        about = [pack, f"{ratio:g}", "stage I: k-means", str(len(first))]
+        scores = [mean_and_spread([one[k] for one in first.values()]) for k in keys]
+        rows.append([*about, *scores, "", ""])
+        for (row,), runs in grouped({"runs": fits}, "row"):
+            scores = [mean_and_spread([run[key] for run in runs]) for key in keys]
+            shares = [x for run in runs for one in run["agreement"] for x in one]
+            agreement = f"{statistics.fmean(shares):.2f}" if shares else ""
+            about = [pack, f"{ratio:g}", row, str(len(runs))]
+            rows.append([*about, *scores, agreement, cpu_seconds(runs)])
+    return rows
+
+
+def sampling(record):
+    """Rows of the time that drawing images takes."""
+    rows = [["denoiser", "images", "steps", "guidance", "seconds", "CPU s"]]
+    for row in record["rows"]:
+        images = f"{row['n']:,} of " + " × ".join(map(str, row["shape"]))
+        times = f"{row['seconds']:.0f}", f"{row['cpu_seconds']:.0f}"
+        settings = row["denoiser"], images, str(row["steps"]), f"{row['guidance']:g}"
+        rows.append([*settings, *times])
+    return rows
+
+
+def curves(record):
+    """Rows of ACC over time: what a long training had reached after some minutes.
+
+    They are minutes of processor time over the threads: other work on the machine
+    lengthens the seconds of the clock, and hardly these.
+    """
+    minutes = (1, 2, 4, 6, 10, 15, 20)
+    threads = record["environment"]["threads"]
+    rows = [["images", *(f"{m:g} min" for m in minutes), "end", "epochs"]]
+    for curve in record["curves"]:
+        row = [curve["pack"]]
+        for minute in minutes:
+            until = 60 * minute * threads
+            before = [p for p in curve["points"] if p["cpu_seconds"] <= until]
+            row.append(f"{before[-1]['acc']:.3f}" if before else "")
+        rows.append([*row, f"{curve['final']['acc']:.3f}", str(curve["epochs"])])
+    return rows
+
+
+def engine(record):
+    """Rows of what the engine costs, beside two loops without it."""
+    summary = record["summary"]
+    return [
+        ["of `fit`, against", "ratio"],
+        [
+            "a bare PyTorch loop over the same views, in images a second",
+            f"{summary['engine_over_bare']:.2f}",
+        ],
+        [
+            "a loop that makes the views image by image, in images a second",
+            f"{summary['engine_over_per_image']:.2f}",
+        ],
+        [
+            '`precision="float32"`, in images a second',
+            f"{summary['auto_over_float32']:.2f}",
+        ],
+        [
+            "k-means: its share of an epoch",
+            f"{summary['kmeans_share_of_epoch']:.3f}",
+        ],
+    ]
+
+
+def augment(record):
+    """Rows of the speed of the augmentations, beside torchvision image by image."""
+    rows = [["recipe", "shape", "images/s", "torchvision, images/s", "ratio"]]
+    for row in record["rows"]:
+        rows.append(
+            [
+                row["recipe"],
+                " × ".join(map(str, row["shape"])),
+                f"{row['ours_images_per_s']:,.0f}",
+                f"{row['torchvision_images_per_s']:,.0f}",
+                f"{row['ratio']:.1f}",
+            ]
+        )
+    return rows
+
+
+def memory(record):
+    """Rows of the memory of prediction on a file of images."""
+    return [
+        ["images", "size of the file, MiB", "peak above the imports, MiB"],
+        [
+            f"{record['arguments']['n']:,} of " + " × ".join(map(str, record["shape"])),
+            f"{record['file_mib']:,.0f}",
+            f"{record['peak_mib']:,.0f}",
+        ],
+    ]
+
+
+def bank(record):
+    """Rows of what a memory of all images costs a step."""
+    rows = [["images", "step, ms", "backbone, ms", "contrast, ms", "update, ms"]]
+    names = ("step", "backbone", "contrast", "update")
+    for row in record["rows"]:
+        rows.append([f"{row['n']:,}", *(f"{row[name]:.1f}" for name in names)])
+    return rows
+
+
+TABLES = {
+    "real_images": real_images,
+    "long_tail": long_tail,
+    "outliers": outliers,
+    "facets": facets,
+    "paper_mnist": paper_mnist,
+    "calibration": calibration,
+    "sampling": sampling,
+    "curves": curves,
+    "engine": engine,
+    "augment": augment,
+    "memory": memory,
+    "bank": bank,
+}
+
+
+def grouped(record, *keys):
+    """Runs that share some keys, in the order in which each key's values appear."""
+    runs = record.get("runs", [])
+    order = {key: list(dict.fromkeys(run[key] for run in runs)) for key in keys}
+    groups = {}
+    for run in runs:
+        groups.setdefault(tuple(run[key] for key in keys), []).append(run)
+    return sorted(
+        groups.items(),
+        key=lambda group: [
+            order[k].index(v) for k, v in zip(keys, group[0], strict=True)
+        ],
+    )
+
+
+def cpu_seconds(runs):
+    """Median of the seconds of processor time, over all threads."""
+    return f"{statistics.median(run['cpu_seconds'] for run in runs):,.0f}"
+
+
+def where(record):
+    """Say when, on what and with what a record, or each of its parts, was measured."""
+    lines = []
+    for part in record.get("parts", [record]):
+        about = part.get("environment", part)
+        versions = about.get("versions", about)
+        device = about.get("hardware", about.get("device", "unknown device"))
+        said = [f"Measured {about['date'][:10]} on {device}"]
+        if "threads" in about:
+            said.append(f"{about['threads']} thread(s)")
+        lines.append(", ".join([*said, f"torch {versions['torch']}."]))
+    return " ".join(dict.fromkeys(lines))
 
 
 def write(folder):
