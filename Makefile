@@ -1,0 +1,42 @@
+# What must hold. `make check` is all that CI runs after the installation:
+# `pip install -e ".[dev]"` in a virtual environment, then `make check`.
+
+export MPLBACKEND = Agg
+export OMP_NUM_THREADS = 1
+
+# what torch's own annotations leave open
+SHAPES = operator assignment has-type union-attr misc arg-type index return-value type-var
+
+.PHONY: check lint types test acceptance docs wheel oldest lock
+
+check: lint types test acceptance docs wheel
+
+lint:  ## style and spelling
+	ruff check .
+	ruff format --check .
+	codespell
+
+types:  ## the public face; then names alone, in all code: self.p.typo is an error
+	mypy
+	mypy --check-untyped-defs --no-warn-unused-ignores $(addprefix --disable-error-code=,$(SHAPES))
+
+test:  ## the tests of the README
+	python -m pytest
+
+acceptance:  ## clusters in real images, the memory of large data, the snippets
+	python -m pytest -m acceptance
+
+docs:  ## documentation without warnings, with the examples at small size
+	python examples/benchmarks/fill_readme.py --check
+	sphinx-build -q -W --keep-going -b html doc doc/_build/html
+
+wheel:  ## what the wheel holds
+	python -m build --wheel --outdir dist .
+	python -m zipfile -l dist/*.whl
+
+oldest:  ## oldest supported scikit-learn and skorch; changes the environment
+	pip install -q "scikit-learn==1.6.*" "skorch==1.3.1"
+	python -m pytest tests/test_sklearn.py tests/test_engine.py -k "not SCL and not StatDEC and not GCC"
+
+lock:  ## whether a change of the code changed a result, on the machine of the record
+	python examples/benchmarks/lock.py
