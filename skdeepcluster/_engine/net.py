@@ -113,15 +113,7 @@ class TrainingNet(NeuralNet):
                 f"augment returned {got} for a batch of shape {tuple(unit.shape)}. It "
                 "should return a tensor of the same shape."
             )
-        view = self.rounded(view.float())
-        return view.contiguous(memory_format=torch.channels_last)
-
-    def rounded(self, unit):
-        """Standardise and undo it, where the record of the lock was made so."""
-        if not getattr(self.module_, "round_trip", False):
-            return unit
-        mean, std = self.module_.scaling.mean, self.module_.scaling.std
-        return (unit - mean) / std * std + mean
+        return view.float().contiguous(memory_format=torch.channels_last)
 
     def train_step_single(self, batch, **fit_params):
         module = self.module_.train()
@@ -265,7 +257,7 @@ class ClusterNet(TrainingNet):
         size = max(16, min(INFERENCE_BATCH, INFERENCE_PIXELS // (height * width)))
         out, start = torch.empty(0), 0
         for raw in images.chunks(size):
-            x = self.rounded(module.scaling(raw.to(self.device)))
+            x = module.scaling(raw.to(self.device))
             part = function(x.contiguous(memory_format=torch.channels_last))
             if start == 0:
                 out = part.new_empty(len(images), part.shape[1])

@@ -54,7 +54,6 @@ class DiffusionObjective(Objective):
     """
 
     n_views = 1
-    round_trip = True
 
     def __init__(self, data, model, labels, steps, dropout):
         epochs = max(1, round(steps / EPOCH_STEPS))

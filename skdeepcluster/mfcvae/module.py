@@ -44,7 +44,6 @@ class MFCVAEModule(ClusterModule):
     priors: Sequence[MixturePrior]
     saved = ["alpha"]
     n_views = 1
-    round_trip = True
 
     def __init__(self, p, data):
         super().__init__(p, data)
