@@ -232,12 +232,10 @@ class DigProModule(ClusterModule):
 
     def refresh(self, embed):
         """Pseudo-labels by spherical k-means, warm-started from the last centres."""
-        features = self.cluster(embed(), self.p.n_init, max_iter=100)
-        sizes = torch.bincount(self.labels, minlength=self.p.n_clusters)
-        return {
-            "cluster_sizes": sizes.tolist(),
-            "feature_spread": feature_spread(features),
-        }
+        features = embed()
+        self.cluster(features, self.p.n_init, max_iter=100)
+        sizes = self.labels.bincount(minlength=self.p.n_clusters).tolist()
+        return {"cluster_sizes": sizes, "feature_spread": feature_spread(features)}
 
     def finish(self, embed):
         """Final prototypes, with more restarts."""
@@ -255,7 +253,6 @@ class DigProModule(ClusterModule):
         self.refreshed = True
         if self.p.group_reset == "epoch":
             self.groups = self.centers.clone()
-        return features
 
     # -- training ----------------------------------------------------------------------
 

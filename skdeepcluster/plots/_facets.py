@@ -201,8 +201,7 @@ class FacetsDisplay:
         swapped = _swapped(swap, estimator.primary_facet, n_facets)
         shape = estimator.image_shape_
         channels_last = estimator.layout_.channels_last
-        rng = np.random.RandomState(make_seed(random_state))
-        X = listed(X)
+        rng, X = np.random.RandomState(make_seed(random_state)), listed(X)
         require_images(X, shape)
 
         probas = [np.asarray(p) for p in estimator.predict_proba_facets(X)]
