@@ -3,9 +3,8 @@ A method of your own
 ====================
 
 A clusterer after Barlow Twins (Zbontar et al., 2021): an encoder whose features agree
-for two views of an image and are not redundant, and a spherical k-means of them.
-Training calls ``losses`` for each batch and ``finish`` at the end. The base classes add
-the shared parameters, validation, ``help``, and all that scikit-learn expects.
+for two views of an image and are not redundant, and a spherical k-means of them. The
+base classes add the shared parameters, validation, ``help`` and scikit-learn's contract.
 """
 
 import sys
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from skdeepcluster.backbones import make_encoder
 from skdeepcluster.base import ClusterModule, DeepClusterer, NonNegative, Width
 from skdeepcluster.datasets import load_digits_images
+from skdeepcluster.distances import feature_spread
 from skdeepcluster.heads import projection_head
 from skdeepcluster.kmeans import spherical_kmeans
 from skdeepcluster.metrics import clustering_accuracy
@@ -26,7 +26,7 @@ def barlow_twins_loss(a, b, weight):
     a, b = ((x - x.mean(0)) / (x.std(0, correction=0) + 1e-4) for x in (a, b))
     correlation = a.T @ b / len(a)
     squares = (correlation - torch.eye(a.shape[1], device=a.device)).square()
-    own = squares.diagonal().sum()
+    own = squares.trace()
     return own + weight * (squares.sum() - own)
 
 
@@ -49,8 +49,13 @@ class BarlowModule(ClusterModule):
     def logits(self, x):
         return 10 * self.encode(x) @ self.centers.T
 
-    def finish(self, embed):
-        self.centers, _ = spherical_kmeans(embed(), self.p.n_clusters, n_init=10)
+    def refresh(self, embed):
+        z, k = embed(), self.p.n_clusters
+        self.centers, labels = spherical_kmeans(z, k, n_init=10)
+        sizes, spread = labels.bincount(minlength=k).tolist(), feature_spread(z)
+        return {"cluster_sizes": sizes, "feature_spread": spread}
+
+    finish = refresh
 
 
 class Barlow(DeepClusterer):

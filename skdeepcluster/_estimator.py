@@ -74,7 +74,10 @@ class DeepClusterer(
     budget: ClassVar[Budget] = Budget(epochs=25, min_steps=600, max_steps=3000)
 
     def _resolve(self, data: DataFacts) -> None:
-        """Replace each ``"auto"``, in a copy of the estimator that training reads."""
+        """Replace each ``"auto"``, in a copy of the estimator that training reads.
+
+        The estimator keeps what it was told; ``net_.module_.p`` has what was used.
+        """
         self.device = resolve_device(self.device)
         self.backbone = self._resolve_backbone(data.image_shape)
         self.batch_size = min(self.batch_size, data.n_samples)
@@ -105,7 +108,11 @@ class DeepClusterer(
         }
 
     def _set_fitted(self, module, images) -> None:
-        """Set the fitted attributes that the method has beside the common ones."""
+        """Set the fitted attributes that the method has beside the common ones.
+
+        Those are set already. Of ``n_clusters`` clusters ``labels_`` has those in
+        ``_kept``: what a module holds of each cluster is indexed by it.
+        """
 
     def _clusterings(self):
         """Name each clustering, its clusters in use, and those asked for."""
@@ -171,6 +178,11 @@ class DeepClusterer(
         """Build the net of resolved parameters."""
         self.check_net_params()
         module = self.module(p, data)
+        if getattr(getattr(module, "centers", None), "ndim", 0) != 2:
+            raise TypeError(
+                f"{type(module).__name__} has no centers: register a buffer of shape "
+                "(n_clusters, d) of that name."
+            )
         callbacks = self._callbacks()
         if self.verbose:
             callbacks.append(("bar", TrainingBar(type(self).__name__)))

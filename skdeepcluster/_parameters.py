@@ -73,7 +73,13 @@ def constraints(annotation) -> list:
         return list(found) if isinstance(found, tuple) else [found]
     if origin is Literal:
         return [StrOptions(set(args))]
-    named = {types.NoneType: None, bool: "boolean", Callable: callable}
+    named = {
+        types.NoneType: None,
+        bool: "boolean",
+        Callable: callable,
+        float: Interval(Real, None, None, closed="neither"),  # which takes an int, too
+        int: Interval(Integral, None, None, closed="neither"),
+    }
     return [named.get(origin or annotation, origin or annotation)]
 
 

@@ -117,3 +117,17 @@ def test_moving_to_another_type_keeps_the_pair():
     fill(both["trained"], 1.0)
     both["average"].move(1)
     assert both["average"].network[0].bias.tolist() == [0.5] * 4
+
+
+def test_an_average_sees_no_batch_unless_it_has_statistics_of_its_own():
+    student = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    plain, own = Average(student, 0.9), Average(student, 0.9, own_statistics=True)
+    both = nn.ModuleList([plain, own]).train()
+    x = torch.ones(5, 3)
+    before = plain.network[1].running_mean.clone()
+    plain(x), own(x)
+    assert not plain.training and own.training
+    assert torch.equal(plain.network[1].running_mean, before)
+    assert not torch.equal(own.network[1].running_mean, before)
+    both.eval()
+    assert not own.training

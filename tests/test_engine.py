@@ -18,9 +18,10 @@ from toy import (
 
 from skdeepcluster._engine.batches import WeightedBatches
 from skdeepcluster._engine.net import TrainingNet
-from skdeepcluster._engine.protocol import Clock, Objective
-from skdeepcluster._engine.schedules import Staged
+from skdeepcluster._engine.protocol import Clock, ClusterModule, Objective
+from skdeepcluster._engine.schedules import Staged, WarmupCosine
 from skdeepcluster._input.images import Images
+from skdeepcluster.kmeans import spherical_kmeans
 
 
 def test_a_method_of_the_smallest_kind():
@@ -238,6 +239,19 @@ def test_the_rate_is_constant_without_a_schedule():
     assert [row["lr"] for row in estimator.history_] == [0.02] * 2
 
 
+class ByDefault(ToyModule):
+    """The schedule of a module that has none of its own."""
+
+    schedule = ClusterModule.schedule
+
+
+def test_the_rate_rises_and_falls_by_default():
+    values, _ = spied(rates, "on_batch_begin", module=ByDefault, lr=0.02, max_epochs=20)
+    factor = WarmupCosine(0.05 * 40, 40)
+    assert [rate for (rate,) in values] == [0.02 * factor(step) for step in range(40)]
+    assert values[0] < values[1] > values[-1]
+
+
 class Scheduled(ToyModule):
     """Two stages, and a bias that learns ten times as fast."""
 
@@ -394,3 +408,60 @@ def test_another_name_of_the_rate_in_the_remedy():
     net = TrainingNet(module, rate="diffusion_lr", lr=0.05, batch_size=32)
     with pytest.raises(FloatingPointError, match="Lower diffusion_lr=0.05"):
         net.initialize().train(Images(IMAGES, (1, 8, 8)))
+
+
+# -- mistakes of a method --------------------------------------------------------------
+
+
+class Mistaken(ToyModule):
+    """Gives what a function of its losses makes of them."""
+
+    change = staticmethod(lambda batch, parts: parts)
+
+    def losses(self, batch):
+        return self.change(batch, super().losses(batch))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda batch, parts: parts["size"], "losses of Wrong gave a Tensor; a dict"),
+        (
+            lambda batch, parts: {"size": parts["size"].expand(3)},
+            r"losses of Wrong gave 'size' as \(3,\); a scalar tensor",
+        ),
+        (
+            lambda batch, parts: batch.metrics.update(seen=1.0) or parts,
+            "batch.metrics of Wrong gave 'seen' as <class 'float'>; a scalar tensor",
+        ),
+    ],
+)
+def test_losses_of_a_wrong_kind_are_named(change, match):
+    wrong = type("Wrong", (Mistaken,), {"change": staticmethod(change)})
+    with pytest.raises(TypeError, match=match):
+        make(module=wrong).fit(IMAGES)
+
+
+def test_a_module_without_centers_is_named():
+    class Centerless(ToyModule):
+        def __init__(self, p, data):
+            super().__init__(p, data)
+            del self.centers
+
+    with pytest.raises(TypeError, match="Centerless has no centers: register a buffer"):
+        make(module=Centerless).fit(IMAGES)
+
+
+def test_hooks_over_all_images_run_in_evaluation_mode_without_gradient():
+    seen = []
+
+    class Looks(ToyModule):
+        def refresh(self, embed):
+            seen.append((self.training, torch.is_grad_enabled()))
+
+        def finish(self, embed):
+            seen.append((self.training, torch.is_grad_enabled()))
+            self.centers, _ = spherical_kmeans(embed(), self.p.n_clusters)
+
+    make(module=Looks).fit(IMAGES)
+    assert seen == [(False, False)] * 4

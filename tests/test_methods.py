@@ -281,7 +281,8 @@ def test_keys_of_the_history_are_documented(make):
         r"history_ : list of dict\n(.*?)n_iter_ : int", type(model).__doc__, re.S
     )
     documented = set(re.findall(r"``(\w+)``", attribute[1]))
-    assert keys <= documented
+    missing = sorted(keys - documented)
+    assert not missing, f"name them in history_ of the section Attributes: {missing}"
 
 
 def test_a_good_fit_is_silent(make, two_factors, capfd):
@@ -306,7 +307,8 @@ def test_collapse_is_seen(make):
     model = make(augment=nn.Identity(), max_epochs=8, lr=1e-4)
     caught = convergence_warnings(model, images)
     collapsing = [m.split(" is collapsing")[0] for m in caught if "collapsing" in m]
-    assert collapsing and len(set(collapsing)) == len(collapsing)
+    assert collapsing, "is feature_spread in what refresh reports?"
+    assert len(set(collapsing)) == len(collapsing)
     # images that the network cannot tell apart share a label
     empty = [m for m in caught if "2 of 3 clusters are empty" in m]
     assert empty and len(set(empty)) == len(empty)

@@ -6,15 +6,16 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from estimators import ESTIMATORS
 from toy import Toy
 
 import skdeepcluster
-from skdeepcluster import GCC, MFCVAE, SCL, DigPro, StatDEC, _estimator, _settings
+from skdeepcluster import _estimator, _settings
 from skdeepcluster._engine import protocol
 from skdeepcluster._estimator import DeepClusterer
 from skdeepcluster.gcc import Generated
 
-METHODS = [DigPro, SCL, StatDEC, MFCVAE, GCC, Toy]
+METHODS = [*map(type, ESTIMATORS), Toy]
 each_method = pytest.mark.parametrize("cls", METHODS, ids=lambda cls: cls.__name__)
 
 

@@ -423,7 +423,8 @@ RIDDLES = re.compile(
 def test_the_text_of_a_parameter_stands_alone(cls):
     for name, parameter in documented(cls).items():
         text = " ".join(parameter.desc)
-        assert not RIDDLES.search(text), f"{name}: {text}"
+        riddle = RIDDLES.search(text)
+        assert not riddle, f"{name}: {riddle[0]!r} needs a sentence before it: {text}"
         assert re.match(r"[A-Z0-9`]", text) and text.endswith("."), f"{name}: {text}"
 
 

@@ -1,4 +1,4 @@
-"""The worked example of a sixth method is a whole scikit-learn estimator."""
+"""The worked example of a method is a whole scikit-learn estimator."""
 
 import importlib.util
 import sys

@@ -54,6 +54,9 @@ class ToyModule(ClusterModule):
         z = self.run(self.backbone, batch.views[0])
         return {"size": z.square().mean(), "mean": z.mean(0).square().mean()}
 
+    def schedule(self):
+        return None
+
     def refresh(self, embed):
         self.centers, _ = spherical_kmeans(embed(), self.p.n_clusters)
         return {"largest": self.centers.max().item()}

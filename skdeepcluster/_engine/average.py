@@ -20,8 +20,9 @@ class Average(nn.Module):
         How much of the average stays in a step. A callable takes the number of
         optimiser steps that are done.
     own_statistics : bool, default=False
-        Whether the average sees training batches itself, so that batch norms keep
-        running statistics of their own; else those are averaged, too.
+        Whether batch norms of the average normalise training batches by the batch, and
+        keep running statistics of their own. Otherwise those are averaged, too, and
+        the average stays in evaluation mode.
 
     Attributes
     ----------
@@ -39,10 +40,15 @@ class Average(nn.Module):
         self.network = copy.deepcopy(network).requires_grad_(False)
         self.source = [network]  # in a list: no submodule, its weights are elsewhere
         self.momentum, self.own_statistics = momentum, own_statistics
+        self.train()
 
     def forward(self, x: Tensor) -> Tensor:
         """The averaged network of x."""
         return self.network(x)
+
+    def train(self, mode: bool = True) -> Average:
+        """Set the mode of the average, unless it stays in evaluation mode."""
+        return super().train(mode and self.own_statistics)
 
     def move(self, step: int) -> None:
         """Move towards the network that is trained.

@@ -120,6 +120,8 @@ class TrainingNet(NeuralNet):
         module.autocast = self.bfloat16
         self._batch = self.make_batch(*batch)
         parts = module.losses(self._batch)
+        self._check_scalars("losses", parts)
+        self._check_scalars("batch.metrics", self._batch.metrics)
         loss = sum(parts.values())
         loss.backward()
         shown = {"loss": loss, **{f"loss_{name}": part for name, part in parts.items()}}
@@ -136,6 +138,20 @@ class TrainingNet(NeuralNet):
         # skorch puts groups of parameters with a rate of their own first
         self._lr = self.optimizer_.param_groups[-1]["lr"]
         return {"loss": torch.tensor(shown["loss"]), "y_pred": None}
+
+    def _check_scalars(self, source, values):
+        source = f"{source} of {type(self.module_).__name__}"
+        if not isinstance(values, dict):
+            raise TypeError(
+                f"{source} gave a {type(values).__name__}; a dict of scalar tensors "
+                "was expected."
+            )
+        for name, value in values.items():
+            if not isinstance(value, Tensor) or value.ndim:
+                got = tuple(value.shape) if isinstance(value, Tensor) else type(value)
+                raise TypeError(
+                    f"{source} gave {name!r} as {got}; a scalar tensor was expected."
+                )
 
     def _raise_not_finite(self, shown):
         bad = [
@@ -235,14 +251,17 @@ class ClusterNet(TrainingNet):
     """Trains a ClusterModule, with its hooks over all images, and evaluates it."""
 
     def begin(self, images):
-        self.module_.refresh(self.embedder(images, self.bfloat16))
+        self.report(images)
 
+    @torch.no_grad()
     def report(self, images):
-        return self.module_.refresh(self.embedder(images, self.bfloat16))
+        embed = self.embedder(images, self.bfloat16)
+        return self.module_.eval().refresh(embed) or {}
 
+    @torch.no_grad()
     def finish(self, images):
         """Let the module settle the assignment of the training images."""
-        self.module_.finish(self.embedder(images))
+        self.module_.eval().finish(self.embedder(images))
 
     def embedder(self, images, bfloat16=False) -> Embedder:
         """Return the ``embed`` that the module's hooks are given."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .._input.scaling import Scaling
 from .average import Average
 from .batches import EpochBatches
+from .schedules import WarmupCosine
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,11 @@ class Clock:
         return self.max_epochs * self.steps_per_epoch
 
     def passed(self, share: float) -> bool:
-        """Whether this share of all steps, rounded to a step, is done."""
+        """Whether this share of all steps, rounded to a step, is done.
+
+        That may be in the middle of an epoch, when ``refresh`` was called last before
+        it. ``losses`` may name more parts from then on.
+        """
         return self.step >= round(share * self.total_steps)
 
 
@@ -76,7 +81,8 @@ class Batch:
     carry : object
         What ``losses`` hands to ``after_step``, without gradient.
     metrics : dict of scalar tensors
-        What ``losses`` wants in the history beside its parts, without gradient.
+        What ``losses`` adds for the history beside the parts, without gradient: the
+        history has the mean over the steps of an epoch.
     """
 
     index: Tensor
@@ -141,14 +147,23 @@ class Objective(Stateful):
         self.clock = clock
 
     def run(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """``network(x)`` in the engine's precision; float32 out, for the losses."""
+        """``network(x)``, one tensor, in the engine's precision; float32 out."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
             return network(x).float()
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted parts of the objective by name; their sum is minimised.
 
-        Nothing changes here: what the step leaves behind goes to ``batch.carry``.
+        Networks are in training mode, but for an average without statistics of its
+        own. Nothing changes here: what the step leaves behind goes to ``batch.carry``.
+
+        Parameters
+        ----------
+        batch : Batch
+
+        Returns
+        -------
+        parts : dict of scalar tensors
         """
         raise NotImplementedError
 
@@ -186,7 +201,8 @@ class ClusterModule(Objective):
     Attributes
     ----------
     centers : tensor of shape (n_clusters, d)
-        A buffer or parameter of the subclass: the clusters in embedding space.
+        A buffer or parameter of the subclass: the clusters in embedding space, in the
+        order of the columns of ``logits``. It is there from the start.
     converged : bool
         Set by ``refresh`` to end training after this epoch.
     """
@@ -205,11 +221,17 @@ class ClusterModule(Objective):
         raise NotImplementedError
 
     def logits(self, x: Tensor) -> Tensor:
-        """Images in [0, 1] to logits (b, n_clusters), for ``predict_proba``."""
+        """Images in [0, 1] to logits (b, n_clusters).
+
+        Their softmax is ``predict_proba``, and the largest one gives ``labels_`` and
+        ``predict``. Clusters that no training image is in are left out of both.
+        """
         raise NotImplementedError
 
     def refresh(self, embed: Embedder) -> dict:
         """Bring assignments up to date: before the first and after every epoch.
+
+        Networks are in evaluation mode, and no gradient is recorded.
 
         Parameters
         ----------
@@ -218,12 +240,27 @@ class ClusterModule(Objective):
         Returns
         -------
         report : dict
-            What the history shall hold of it, such as ``cluster_sizes``.
+            Numbers, and lists of them, for the history. The package's methods report
+            ``cluster_sizes``, a list of ints, and ``feature_spread``, a float that
+            :class:`~skdeepcluster.callbacks.CollapseWarning` reads.
         """
         return {}
 
     def finish(self, embed: Embedder) -> None:
-        """Settle the assignment after the last epoch; ``embed`` is float32 here."""
+        """Settle the assignment after the last epoch, or after an interrupt.
+
+        Networks are in evaluation mode, and no gradient is recorded.
+
+        Parameters
+        ----------
+        embed : Embedder
+            In float32, whatever the precision of the training.
+        """
+
+    def schedule(self) -> Callable[[int], float] | None:
+        """Return a linear rise over a twentieth of the steps, then a cosine decay."""
+        steps = self.clock.total_steps
+        return WarmupCosine(0.05 * steps, steps)
 
 
 class Embedder:

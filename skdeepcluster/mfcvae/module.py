@@ -227,6 +227,10 @@ class MFCVAEModule(ClusterModule):
 
     # -- training ----------------------------------------------------------------------
 
+    def schedule(self):
+        """None: the learning rate is constant, as in the authors' code."""
+        return None
+
     def optimizer(self):
         """Adam, as in the authors' code."""
         return {"optimizer": torch.optim.Adam}
