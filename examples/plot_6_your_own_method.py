@@ -3,8 +3,8 @@ A method of your own
 ====================
 
 A clusterer after Barlow Twins (Zbontar et al., 2021): an encoder whose features agree
-for two views of an image and are not redundant, and a spherical k-means of them. The
-base classes add the shared parameters, validation, ``help`` and scikit-learn's contract.
+for two views of an image and are not redundant, and a spherical k-means of them. From
+the base classes come the shared parameters, validation and scikit-learn's contract.
 """
 
 import sys
