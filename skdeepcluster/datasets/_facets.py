@@ -31,7 +31,7 @@ def make_facet_images(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | Bunch:
     """Draw images that can be grouped in several ways, with the labels of each.
 
-    A shape on a plain background. What is drawn on what is independent, so that each
+    A shape on a plain background. Shape and background are independent, so that each
     factor is a partition of its own, and the others tell nothing of it: the shapes
     are equal in area, and so in their share of the mean colour.
 

@@ -21,7 +21,7 @@ from .._engine.protocol import Stateful
 from .gaussians import expected_log_normal, log_normal
 
 BETA = 10.0  # of softplus, as in the authors' code
-MIN_SCALE = 1e-3  # of a component: one point must not draw its variance to 0
+MIN_SCALE = 1e-3  # of a component: one point must not shrink its variance to 0
 FIT_ROWS = 20_000  # that a mixture is fitted to at most
 N_INIT, EM_STEPS = 3, 5  # of a fit: starts of the mixture, and steps after it
 

@@ -72,7 +72,7 @@ class FacetsDisplay:
     Attributes
     ----------
     figure_ : matplotlib Figure or SubFigure
-        Where it was drawn.
+        Where it was plotted.
     axes_ : ndarray of shape (n_panels,) of matplotlib Axes
         One for each facet, from the shallow to the deep ones, and the grid's.
 
@@ -276,7 +276,7 @@ class FacetsDisplay:
         figure: Figure | SubFigure | None = None,
         figsize: tuple[float, float] | None = None,
     ) -> FacetsDisplay:
-        """Draw the panels.
+        """Plot the panels.
 
         Parameters
         ----------
@@ -285,7 +285,7 @@ class FacetsDisplay:
         cmap : str, default="gray"
             The colours of images with one channel.
         figure : matplotlib Figure or SubFigure, optional
-            Where to draw; a new figure by default.
+            Where to plot; a new figure by default.
         figsize : (float, float), optional
             Width and height of a new figure in inches; by default as the panels need.
 

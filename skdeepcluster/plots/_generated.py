@@ -72,7 +72,7 @@ class GeneratedSheetDisplay:
     Attributes
     ----------
     figure_ : matplotlib Figure or SubFigure
-        Where it was drawn.
+        Where it was plotted.
     axes_ : ndarray of shape (n_rows,) of matplotlib Axes
         One for each cluster, in the order of ``clusters``.
 
@@ -245,14 +245,14 @@ class GeneratedSheetDisplay:
         figure: Figure | SubFigure | None = None,
         figsize: tuple[float, float] | None = None,
     ) -> GeneratedSheetDisplay:
-        """Draw the sheet.
+        """Plot the sheet.
 
         Parameters
         ----------
         cmap : str, default="gray"
             The colours of images with one channel.
         figure : matplotlib Figure or SubFigure, optional
-            Where to draw; a new figure by default.
+            Where to plot; a new figure by default.
         figsize : (float, float), optional
             Width and height of a new figure in inches; by default as the sheet needs.
 

@@ -31,7 +31,7 @@ class HistoryDisplay:
     Attributes
     ----------
     figure_ : matplotlib Figure or SubFigure
-        Where it was drawn.
+        Where it was plotted.
     axes_ : ndarray of shape (n_panels,) of matplotlib Axes
         One for each name, which is its title.
 
@@ -61,7 +61,7 @@ class HistoryDisplay:
         figure: Figure | SubFigure | None = None,
         figsize: tuple[float, float] | None = None,
     ) -> HistoryDisplay:
-        """Draw the history of a fitted estimator.
+        """Plot the history of a fitted estimator.
 
         Parameters
         ----------
@@ -105,14 +105,14 @@ class HistoryDisplay:
         figure: Figure | SubFigure | None = None,
         figsize: tuple[float, float] | None = None,
     ) -> HistoryDisplay:
-        """Draw one panel for each name.
+        """Plot one panel for each name.
 
         Parameters
         ----------
         n_columns : int, default=3
             Panels side by side.
         figure : matplotlib Figure or SubFigure, optional
-            Where to draw; a new figure by default.
+            Where to plot; a new figure by default.
         figsize : (float, float), optional
             Width and height of a new figure in inches.
 

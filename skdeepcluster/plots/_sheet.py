@@ -56,7 +56,7 @@ class ClusterSheetDisplay:
     Attributes
     ----------
     figure_ : matplotlib Figure or SubFigure
-        Where it was drawn.
+        Where it was plotted.
     axes_ : ndarray of shape (n_rows,) of matplotlib Axes
         One for each cluster, in the order of ``clusters``.
 
@@ -108,7 +108,7 @@ class ClusterSheetDisplay:
         figure: Figure | SubFigure | None = None,
         figsize: tuple[float, float] | None = None,
     ) -> ClusterSheetDisplay:
-        """Predict the clusters of X, choose images of each, and draw them.
+        """Predict the clusters of X, choose images of each, and plot them.
 
         Parameters
         ----------
@@ -218,7 +218,7 @@ class ClusterSheetDisplay:
         figure: Figure | SubFigure | None = None,
         figsize: tuple[float, float] | None = None,
     ) -> ClusterSheetDisplay:
-        """Draw the sheet.
+        """Plot the sheet.
 
         Parameters
         ----------
@@ -228,7 +228,7 @@ class ClusterSheetDisplay:
         cmap : str, default="gray"
             The colours of images with one channel.
         figure : matplotlib Figure or SubFigure, optional
-            Where to draw; a new figure by default.
+            Where to plot; a new figure by default.
         figsize : (float, float), optional
             Width and height of a new figure in inches; by default as the sheet needs.
 

@@ -1,4 +1,4 @@
-"""Images to look at: taken out of any layout of X, and drawn."""
+"""Images to look at: taken out of any layout of X, and plotted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GAP = 0.04  # between two images, in widths of an image
 
 
 def draw_tile(ax, image, left, bottom, tall, cmap, value_range):
-    """Draw an image in the middle of a field of width 1 and height ``tall``."""
+    """Plot an image in the middle of a field of width 1 and height ``tall``."""
     height, width = image.shape[:2]
     scale = min((1 - GAP) / width, (1 - GAP) * tall / height) / 2
     x, y, dx, dy = left + 0.5, bottom + tall / 2, width * scale, height * scale

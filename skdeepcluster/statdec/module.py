@@ -260,7 +260,7 @@ class StatDECModule(ClusterModule):
     def optimizer(self):
         """AdamW; the centres have a rate of their own and do not decay."""
         # Adam's steps have the length of the rate: in many steps the centres, which
-        # the soft assignments draw together, would meet in one place
+        # the soft assignments pull together, would meet in one place
         share = min(1.0, CENTER_STEPS / max(1, self.joint_steps))
         rate = CENTER_LR_SCALE * share * self.p.lr
         return {
