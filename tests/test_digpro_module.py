@@ -14,7 +14,7 @@ from small_digpro import (
 from test_oracles_digpro import TAU_G, TAU_P, slow_group_loss, slow_prototype_loss, unit
 
 from skdeepcluster._engine.protocol import Batch
-from skdeepcluster.digpro import group_loss, view_alignment_loss
+from skdeepcluster.digpro import group_loss, prototype_loss, view_alignment_loss
 from skdeepcluster.losses import nt_xent
 
 
@@ -113,6 +113,19 @@ def test_module_equals_the_loops(instance):
         assert parts[name].item() == pytest.approx(value, abs=1e-5), name
     module.advance(batch)
     torch.testing.assert_close(module.groups, groups)
+
+
+def test_targets_of_contrast_pass_no_gradient_to_the_prototypes():
+    module, batch = make_module(instance="contrast"), two_views()
+    twin = copy.deepcopy(module)
+    weight, own = module.online.projector[-1].weight, twin.online.projector[-1].weight
+    (found,) = torch.autograd.grad(module.losses(batch)["prototype"], weight)
+    q = [twin.online(view) for view in batch.views]
+    k = [unit(rows).detach() for rows in q]
+    labels = twin.labels[batch.index]
+    losses = [prototype_loss(q[a], k[1 - a], labels, K, TAU_P) for a in (0, 1)]
+    (expected,) = torch.autograd.grad(0.5 * 0.1 * sum(losses), own)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("instance", ["alignment", "contrast"])
