@@ -1,5 +1,5 @@
-# What must hold. `make check` is all that CI runs after the installation:
-# `pip install -e ".[dev]"` in a virtual environment, then `make check`.
+# What must hold. In a virtual environment, after `pip install -e ".[dev]"`, `make check`
+# is what CI runs, but for the oldest supported versions: `make oldest` installs them.
 
 export MPLBACKEND = Agg
 export OMP_NUM_THREADS = 1

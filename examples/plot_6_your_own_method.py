@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from skdeepcluster.backbones import make_encoder
-from skdeepcluster.base import ClusterModule, DeepClusterer, NonNegative, Width
+from skdeepcluster.base import AtLeastTwo, ClusterModule, DeepClusterer, NonNegative
 from skdeepcluster.datasets import load_digits_images
 from skdeepcluster.distances import feature_spread
 from skdeepcluster.heads import projection_head
@@ -71,7 +71,7 @@ class Barlow(DeepClusterer):
 
     module = BarlowModule
     redundancy_weight: NonNegative = 0.02
-    feature_dim: Width = 64
+    feature_dim: AtLeastTwo = 64
 
 
 if __name__ == "__main__":

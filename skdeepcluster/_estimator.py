@@ -176,7 +176,7 @@ class DeepClusterer(
 
     def _make_net(self, p, data, bridge):
         """Build the net of resolved parameters."""
-        self.check_net_params()
+        self._check_net_params()
         module = self.module(p, data)
         if getattr(getattr(module, "centers", None), "ndim", 0) != 2:
             raise TypeError(

@@ -6,7 +6,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
 from typing import (
     Annotated,
@@ -30,7 +30,7 @@ Positive = Annotated[float, Interval(Real, 0, None, closed="neither")]
 NonNegative = Annotated[float, Interval(Real, 0, None, closed="left")]
 Share = Annotated[float, Interval(Real, 0, 1, closed="both")]
 Count = Annotated[int, Interval(Integral, 1, None, closed="left")]
-Width = Annotated[int, Interval(Integral, 2, None, closed="left")]
+AtLeastTwo = Annotated[int, Interval(Integral, 2, None, closed="left")]
 Auto = Literal["auto"]
 ImageShape = Annotated[tuple[int, int, int], (tuple, list), "tuple (C, H, W)"]
 RandomState = Annotated[Any, "random_state", "int, RandomState instance or None"]
@@ -50,8 +50,16 @@ class Declared(BaseEstimator):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        inherited = fields(cls) if is_dataclass(cls) else ()
+        for name in (f.name for f in inherited):
+            if name in vars(cls) and name not in inspect.get_annotations(cls):
+                raise TypeError(
+                    f"{cls.__name__} sets the parameter {name} without an annotation, "
+                    f"which changes nothing. Write {name}: type = default."
+                )
         doc = cls.__dict__.get("__doc__")  # before the dataclass makes one up
         dataclass(kw_only=True, eq=False, repr=False)(cls)
+        cls.__init__.__annotations__.clear()  # for people, the documentation has types
         hints = get_type_hints(cls, include_extras=True)
         cls._parameter_constraints = {
             f.name: constraints(hints[f.name]) for f in fields(cls)
@@ -146,13 +154,24 @@ def document(doc, inherited, headers):
     doc : str or None
     documented : dict of dict
         Texts, for the subclasses of this class.
+
+    Raises
+    ------
+    TypeError
+        If the docstring documents a parameter that there is not.
     """
-    if doc is None:  # stripped by python -OO, or none was written
+    if doc is None:
         return None, inherited
     text, *parts = SECTION.split(inspect.cleandoc(doc) + "\n")
     sections = dict(zip(parts[::2], parts[1::2], strict=True))
     own = {name: _entries(sections.pop(name, "")) for name in inherited}
     documented = {name: {**inherited[name], **own[name]} for name in inherited}
+    unknown = sorted(own["Parameters"].keys() - headers.keys())
+    if unknown:
+        raise TypeError(
+            f"The docstring that begins with {text.splitlines()[0]!r} documents "
+            f"parameters that are no annotated fields: {', '.join(unknown)}."
+        )
     parameters = [
         (f"{name} : {of}", documented["Parameters"].get(name, ("", ""))[1])
         for name, of in headers.items()

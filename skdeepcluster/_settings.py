@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ._parameters import (
+    AtLeastTwo,
     Auto,
     Count,
     Declared,
@@ -18,7 +19,6 @@ from ._parameters import (
     Positive,
     RandomState,
     Verbosity,
-    Width,
 )
 
 ENGINE_KEYS = {
@@ -141,7 +141,7 @@ class SharedParameters(Declared):
     backbone: str | nn.Module = "auto"
     augment: str | Callable = "auto"
     max_epochs: Count | Auto = "auto"
-    batch_size: Width = 256
+    batch_size: AtLeastTwo = 256
     lr: Positive = 2e-3
     device: str | torch.device = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -189,7 +189,7 @@ class SharedParameters(Declared):
             self.net_params = {**(self.net_params or {}), **nested}
         return self
 
-    def check_net_params(self):
+    def _check_net_params(self):
         """Refuse what the estimator or its engine settles."""
         own = {"lr", "max_epochs", "batch_size", "device", "callbacks", "verbose"}
         for key in self.net_params or {}:

@@ -4,7 +4,7 @@ from ._engine.average import Average, short_at_first
 from ._engine.protocol import Batch, Clock, ClusterModule, DataFacts, Embedder
 from ._engine.schedules import Staged, WarmupCosine
 from ._estimator import DeepClusterer
-from ._parameters import Auto, Count, NonNegative, Positive, Share, Width
+from ._parameters import AtLeastTwo, Auto, Count, NonNegative, Positive, Share
 from ._settings import Budget
 
 __all__ = [
@@ -23,6 +23,6 @@ __all__ = [
     "Share",
     "Staged",
     "WarmupCosine",
-    "Width",
+    "AtLeastTwo",
     "short_at_first",
 ]

@@ -13,7 +13,7 @@ from ._engine.average import Average, short_at_first
 from ._engine.protocol import ClusterModule
 from ._engine.schedules import WarmupCosine
 from ._estimator import DeepClusterer
-from ._parameters import Auto, Count, NonNegative, Positive, Share, Width
+from ._parameters import AtLeastTwo, Auto, Count, NonNegative, Positive, Share
 from .augment import simclr
 from .backbones import make_encoder
 from .distances import feature_spread
@@ -172,7 +172,6 @@ class DigProModule(ClusterModule):
         if not warm:
             labels = self.labels[batch.index]
             settings = labels, p.n_clusters, p.prototype_temperature
-            settings = labels, p.n_clusters, p.prototype_temperature
             parts["prototype"] = p.prototype_weight * sum(
                 0.5 * prototype_loss(q[a], k[b], *settings) for a, b in PAIRS
             )
@@ -311,7 +310,7 @@ class DigPro(DeepClusterer):
         same after as many steps as there are clusters.
     bank_size
         Recent projections that are clustered when the groups start afresh. ``"auto"``
-        holds those of the steps in between. Unused with ``group_reset="epoch"``.
+        holds those since the last start. Unused with ``group_reset="epoch"``.
     ema_momentum
         Share of the averaged network that stays in a step. With ``"contrast"`` it is
         smaller in the first steps.
@@ -378,7 +377,7 @@ class DigPro(DeepClusterer):
     noise_std: NonNegative = 1e-3
     warmup: Share = 0.3
     lr_warmup: Share = 0.05
-    feature_dim: Width = 64
+    feature_dim: AtLeastTwo = 64
     hidden_dim: Count = 512
     predictor_lr_scale: Positive = 10.0
     n_init: Count = 3

@@ -276,3 +276,8 @@ class Counting(nn.Module):
     def forward(self, x):
         self.calls.append(len(x))
         return x
+
+
+def test_parameters_of_a_bank_that_is_none_are_refused():
+    with pytest.raises(ValueError, match="bank__steps is a parameter of generated"):
+        GCC(3, bank=None).set_params(bank__steps=1)

@@ -28,6 +28,7 @@ from toy import Toy
 import skdeepcluster
 from skdeepcluster._estimator import DeepClusterer
 from skdeepcluster._parameters import (
+    AtLeastTwo,
     Auto,
     Count,
     Declared,
@@ -37,7 +38,6 @@ from skdeepcluster._parameters import (
     RandomState,
     Share,
     Verbosity,
-    Width,
     constraints,
     header,
 )
@@ -173,7 +173,7 @@ def test_get_params_clone_and_pickle(cls):
 
 ANNOTATIONS = [
     (Count, 8, "int >= 1, default=8", [1, np.int64(3)], [0, 2.0, "1", None]),
-    (Width, 2, "int >= 2, default=2", [2], [1]),
+    (AtLeastTwo, 2, "int >= 2, default=2", [2], [1]),
     (Positive, 0.002, "float > 0, default=0.002", [1e-9, 3], [0, -1, "a", np.nan]),
     (NonNegative, 0.0, "float >= 0, default=0.0", [0, 1.5], [-1e-9]),
     (Share, 0.5, "float in [0, 1], default=0.5", [0, 1, 0.3], [-0.1, 1.1]),
@@ -440,3 +440,20 @@ def test_help_shows_what_was_completed(cls):
 def test_numpydoc_finds_no_fault(cls):
     doc = validate(f"{cls.__module__}.{cls.__qualname__}")
     assert not doc["errors"]
+
+
+def test_a_default_without_annotation_is_refused():
+    with pytest.raises(TypeError, match="sets the parameter lr without an annotation"):
+        type("Mine", (skdeepcluster.DigPro,), {"lr": 1e-2, "__doc__": "Mine."})
+
+
+def test_a_documented_name_that_is_no_parameter_is_refused():
+    doc = "Mine.\n\nParameters\n----------\ngroup_weigth\n    Weight.\n"
+    with pytest.raises(TypeError, match="'Mine.' documents parameters .* group_weigth"):
+        type("Mine", (skdeepcluster.DigPro,), {"__doc__": doc})
+
+
+def test_the_signature_shows_defaults_not_annotations():
+    assert str(inspect.signature(skdeepcluster.DigPro)).startswith(
+        "(n_clusters=8, *, image_shape="
+    )

@@ -13,7 +13,7 @@ from skdeepcluster._engine.protocol import ClusterModule, DataFacts
 from skdeepcluster._estimator import DeepClusterer
 from skdeepcluster._input.images import Images
 from skdeepcluster._input.scaling import Scaling
-from skdeepcluster._parameters import Share, Width
+from skdeepcluster._parameters import AtLeastTwo, Share
 from skdeepcluster._settings import Budget
 from skdeepcluster.kmeans import spherical_kmeans
 
@@ -82,7 +82,7 @@ class Toy(DeepClusterer):
     module = ToyModule
     budget = Budget(epochs=2, min_steps=6, max_steps=8)
 
-    width: Width = 4
+    width: AtLeastTwo = 4
     momentum: Share = 0.5
 
 

@@ -68,7 +68,7 @@ class Clock:
         return self.step >= round(share * self.total_steps)
 
 
-@dataclass
+@dataclass(slots=True)
 class Batch:
     """What a step sees of b images.
 

@@ -124,7 +124,7 @@ def balanced_weights(labels: Tensor, n_clusters: int, null_mass: float) -> Tenso
         ``n_clusters`` for images without a class.
     n_clusters : int
     null_mass : float
-        How often those are drawn, all together; a class is drawn once.
+        Total weight of the images without a class; each class weighs 1.
 
     Returns
     -------

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._engine.device import make_seed, seeded
 from .._estimator import DeepClusterer
-from .._parameters import Auto, Count, NonNegative, Positive, Share, Width
+from .._parameters import AtLeastTwo, Auto, Count, NonNegative, Positive, Share
 from .._settings import Budget
 from .diffusion import TIMESTEPS, check_steps
 from .generated import Generated
@@ -65,9 +65,9 @@ class GCC(DeepClusterer):
     alignment_weight
         Weight of the discrepancy of real and generated features.
     class_share
-        Share of the class-by-class comparison in the discrepancy of real and generated
-        features. The rest compares all of them at once, with each class of real images
-        of one weight.
+        Share of the discrepancy of real and generated features that compares them class
+        by class. The rest compares all features at once, and weighs the real images so
+        that every class counts alike.
     discriminability_weight
         Weight of the loss that makes generated features compact and separate.
     discriminability_temperature
@@ -94,8 +94,8 @@ class GCC(DeepClusterer):
         Images of each cluster in the bank. ``"auto"`` is 100 on a CPU and 500
         elsewhere, at most the mean size of a cluster.
     augment_bank
-        Whether the images of the bank are augmented, too. Augmented ones move the
-        borders of the clusters to where they are for augmented images.
+        Whether the images of the bank are augmented, too. If they are, the borders of
+        the clusters suit augmented images better than those that are predicted.
     bank_filter
         Images of the bank that are left out: with ``"agreement"`` those that the head
         takes for another cluster, unless too few of a cluster would stay; with
@@ -125,7 +125,7 @@ class GCC(DeepClusterer):
         Width of the hidden layer before the features.
     verbose
         Whether progress bars show the parts of the loss and the time left, and a line
-        the time that each stage took: 1 for yes, 0 for no.
+        at the end of each stage shows the seconds that it took: 1 for yes, 0 for no.
 
     Attributes
     ----------
@@ -203,7 +203,7 @@ class GCC(DeepClusterer):
     anchor_momentum: Share = 0.9
     contrast_weight: NonNegative = 0.5
     bank: Literal["generated", "real"] | Generated = "generated"
-    samples_per_cluster: Width | Auto = "auto"
+    samples_per_cluster: AtLeastTwo | Auto = "auto"
     augment_bank: bool = False
     bank_filter: Literal["agreement", "none"] = "agreement"
     min_agreement: Share = 0.2
@@ -213,7 +213,7 @@ class GCC(DeepClusterer):
     n_init: Count = 10
     lr_warmup: Share = 0.05
     calibration_lr: Positive = 3e-4
-    feature_dim: Width = 64
+    feature_dim: AtLeastTwo = 64
     hidden_dim: Count = 512
 
     # -- nested parameters of the bank -------------------------------------------------
@@ -236,7 +236,7 @@ class GCC(DeepClusterer):
         """
         bank = params.get("bank", self.bank)
         nested = [key for key in params if key.startswith("bank__")]
-        if nested and isinstance(bank, str):
+        if nested and not isinstance(bank, Generated):
             if bank != "generated":
                 raise ValueError(
                     f"{nested[0]} is a parameter of generated images, but bank="

@@ -14,7 +14,7 @@ from torch import nn
 
 from .._estimator import check_enough
 from .._input.layouts import is_vector
-from .._parameters import Auto, Count, Positive, Share, Width
+from .._parameters import AtLeastTwo, Auto, Count, Positive, Share
 from .._settings import Budget
 from .facets import check_facet
 from .generation import FacetGenerator
@@ -223,7 +223,7 @@ class MFCVAE(FacetGenerator):
     n_refits: Annotated[int, Interval(Integral, 0, None, closed="left")] = 5
     init_variance: Positive = 0.01
     primary_facet: Annotated[int, Integral, "int"] = -1
-    batch_size: Width = 128
+    batch_size: AtLeastTwo = 128
     lr: Positive = 1e-3
 
     paper_settings = staticmethod(paper_settings)

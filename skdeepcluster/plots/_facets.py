@@ -199,9 +199,9 @@ class FacetsDisplay:
         check_is_fitted(estimator)
         n_facets = len(estimator.facet_slices_)
         swapped = _swapped(swap, estimator.primary_facet, n_facets)
-        shape = estimator.image_shape_
-        channels_last = estimator.layout_.channels_last
-        rng, X = np.random.RandomState(make_seed(random_state)), listed(X)
+        shape, channels_last = estimator.image_shape_, estimator.layout_.channels_last
+        rng = np.random.RandomState(make_seed(random_state))
+        X = listed(X)
         require_images(X, shape)
 
         probas = [np.asarray(p) for p in estimator.predict_proba_facets(X)]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from sklearn.utils._param_validation import Interval
 
 from .._estimator import DeepClusterer
-from .._parameters import Auto, Count, NonNegative, Positive, Share, Width
+from .._parameters import AtLeastTwo, Auto, Count, NonNegative, Positive, Share
 from .module import SCLModule
 
 AUTO_NEGATIVES = 1024  # slots a step contrasts against: bounds its time
@@ -129,7 +129,7 @@ class SCL(DeepClusterer):
     assign: Literal["boundary", "similarity", "consensus"] = "consensus"
     n_init: Count = 5
     lr_warmup: Share = 0.05
-    feature_dim: Width = 64
+    feature_dim: AtLeastTwo = 64
     hidden_dim: Count = 512
 
     def _resolve(self, data):

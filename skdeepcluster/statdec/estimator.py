@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from sklearn.utils._param_validation import Interval
 
 from .._estimator import DeepClusterer
-from .._parameters import Auto, Count, NonNegative, Share, Width
+from .._parameters import AtLeastTwo, Auto, Count, NonNegative, Share
 from .callbacks import ClampingWarning
 from .module import StatDECModule
 
@@ -99,8 +99,8 @@ class StatDEC(DeepClusterer):
     feature_dim
         Width of the embedding and of the contrastive projection.
     hidden_dim
-        Width of the representation, and of the layer beside it in the clustering
-        network.
+        Width of the representation, and of the layer of the clustering network that is
+        joined with it.
 
     Attributes
     ----------
@@ -164,7 +164,7 @@ class StatDEC(DeepClusterer):
     tol: NonNegative = 1e-3
     representation: Literal["clustering", "contrastive"] = "clustering"
     lr_warmup: Share = 0.05
-    feature_dim: Width = 64
+    feature_dim: AtLeastTwo = 64
     hidden_dim: Count = 256
 
     def _resolve(self, data):
