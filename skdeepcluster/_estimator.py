@@ -110,8 +110,9 @@ class DeepClusterer(
     def _set_fitted(self, module, images) -> None:
         """Set the fitted attributes that the method has beside the common ones.
 
-        Those are set already. Of ``n_clusters`` clusters ``labels_`` has those in
-        ``_kept``: what a module holds of each cluster is indexed by it.
+        Those are set already. ``labels_`` numbers only the clusters in use; ``_kept``
+        has their indices in the module: index by it what the module holds of each
+        cluster.
         """
 
     def _clusterings(self):
@@ -180,8 +181,8 @@ class DeepClusterer(
         module = self.module(p, data)
         if getattr(getattr(module, "centers", None), "ndim", 0) != 2:
             raise TypeError(
-                f"{type(module).__name__} has no centers: register a buffer of shape "
-                "(n_clusters, d) of that name."
+                f"{type(module).__name__} has no centers of two dimensions: register a "
+                "buffer of that name, of shape (n_clusters, d)."
             )
         callbacks = self._callbacks()
         if self.verbose:

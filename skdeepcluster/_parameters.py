@@ -50,12 +50,12 @@ class Declared(BaseEstimator):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        inherited = fields(cls) if is_dataclass(cls) else ()
-        for name in (f.name for f in inherited):
-            if name in vars(cls) and name not in inspect.get_annotations(cls):
+        for f in fields(cls) if is_dataclass(cls) else ():
+            if f.name in vars(cls) and f.name not in inspect.get_annotations(cls):
                 raise TypeError(
-                    f"{cls.__name__} sets the parameter {name} without an annotation, "
-                    f"which changes nothing. Write {name}: type = default."
+                    f"{cls.__name__} sets the parameter {f.name} without an "
+                    "annotation, which changes nothing. Write "
+                    f"{f.name}: type = default."
                 )
         doc = cls.__dict__.get("__doc__")  # before the dataclass makes one up
         dataclass(kw_only=True, eq=False, repr=False)(cls)
@@ -168,8 +168,9 @@ def document(doc, inherited, headers):
     documented = {name: {**inherited[name], **own[name]} for name in inherited}
     unknown = sorted(own["Parameters"].keys() - headers.keys())
     if unknown:
+        summary = text.strip().partition("\n")[0]
         raise TypeError(
-            f"The docstring that begins with {text.splitlines()[0]!r} documents "
+            f"The docstring that begins with {summary!r} documents "
             f"parameters that are no annotated fields: {', '.join(unknown)}."
         )
     parameters = [

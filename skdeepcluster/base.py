@@ -8,6 +8,7 @@ from ._parameters import AtLeastTwo, Auto, Count, NonNegative, Positive, Share
 from ._settings import Budget
 
 __all__ = [
+    "AtLeastTwo",
     "Auto",
     "Average",
     "Batch",
@@ -23,6 +24,5 @@ __all__ = [
     "Share",
     "Staged",
     "WarmupCosine",
-    "AtLeastTwo",
     "short_at_first",
 ]

@@ -426,6 +426,7 @@ class Mistaken(ToyModule):
     ("change", "match"),
     [
         (lambda batch, parts: parts["size"], "losses of Wrong gave a Tensor; a dict"),
+        (lambda batch, parts: {}, "losses of Wrong gave no part; one at least"),
         (
             lambda batch, parts: {"size": parts["size"].expand(3)},
             r"losses of Wrong gave 'size' as \(3,\); a scalar tensor",
@@ -448,7 +449,7 @@ def test_a_module_without_centers_is_named():
             super().__init__(p, data)
             del self.centers
 
-    with pytest.raises(TypeError, match="Centerless has no centers: register a buffer"):
+    with pytest.raises(TypeError, match="Centerless has no centers of two dimensions"):
         make(module=Centerless).fit(IMAGES)
 
 

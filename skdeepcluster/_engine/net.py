@@ -121,6 +121,11 @@ class TrainingNet(NeuralNet):
         self._batch = self.make_batch(*batch)
         parts = module.losses(self._batch)
         self._check_scalars("losses", parts)
+        if not parts:
+            raise TypeError(
+                f"losses of {type(module).__name__} gave no part; one at least was "
+                "expected."
+            )
         self._check_scalars("batch.metrics", self._batch.metrics)
         loss = sum(parts.values())
         loss.backward()

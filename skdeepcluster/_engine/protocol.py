@@ -62,8 +62,8 @@ class Clock:
     def passed(self, share: float) -> bool:
         """Whether this share of all steps, rounded to a step, is done.
 
-        That may be in the middle of an epoch, when ``refresh`` was called last before
-        it. ``losses`` may name more parts from then on.
+        That may be in the middle of an epoch: ``refresh`` was last called before the
+        epoch began. From then on ``losses`` may name more parts.
         """
         return self.step >= round(share * self.total_steps)
 
@@ -224,7 +224,8 @@ class ClusterModule(Objective):
         """Images in [0, 1] to logits (b, n_clusters).
 
         Their softmax is ``predict_proba``, and the largest one gives ``labels_`` and
-        ``predict``. Clusters that no training image is in are left out of both.
+        ``predict``. Clusters that no training image is in are left out of
+        all three.
         """
         raise NotImplementedError
 
