@@ -50,7 +50,8 @@ class Declared(BaseEstimator):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        for f in fields(cls) if is_dataclass(cls) else ():
+        inherited: tuple = fields(cls) if is_dataclass(cls) else ()
+        for f in inherited:
             if f.name in vars(cls) and f.name not in inspect.get_annotations(cls):
                 raise TypeError(
                     f"{cls.__name__} sets the parameter {f.name} without an "
