@@ -1,5 +1,6 @@
 """What the engine and the input promise, for every method of the package."""
 
+import copy
 import math
 import pickle
 import re
@@ -15,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from skorch.callbacks import Callback
 from torch import nn
 
+from skdeepcluster._engine.net import ClusterNet
 from skdeepcluster._engine.protocol import ClusterModule
 from skdeepcluster._estimator import DeepClusterer
 
@@ -436,3 +438,23 @@ def test_cuda(make, precision):
     np.testing.assert_array_equal(model.predict(X), model.labels_)
     again = make(device="cuda", precision=precision).fit(X)
     np.testing.assert_array_equal(again.labels_, model.labels_)
+
+
+# -- going on from a captured state ----------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_training_goes_on_from_a_captured_state_bit_for_bit(make, monkeypatch, at):
+    states, train = {}, ClusterNet.train
+
+    def capture(net):
+        states[net.module_.clock.epoch] = copy.deepcopy(net.training_state())
+
+    whole = make(max_epochs=4, callbacks=[Spy("on_epoch_end", capture)]).fit(X)
+
+    def resume(net, images):
+        net.load_training_state(states[at])
+        return train(net, images)
+
+    monkeypatch.setattr(ClusterNet, "train", resume)
+    assert_equal(make(max_epochs=4).fit(X), whole)
