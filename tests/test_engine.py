@@ -443,6 +443,13 @@ def test_losses_of_a_wrong_kind_are_named(change, match):
         make(module=wrong).fit(IMAGES)
 
 
+@pytest.mark.parametrize("name", ["losses", "encode", "logits"])
+def test_what_a_module_does_not_have_is_named(name):
+    missing = {name: getattr(ClusterModule, name)}
+    with pytest.raises(NotImplementedError, match=f"Lacks has no {name}"):
+        make(module=type("Lacks", (ToyModule,), missing)).fit(IMAGES)
+
+
 def test_a_module_without_centers_is_named():
     class Centerless(ToyModule):
         def __init__(self, p, data):

@@ -165,7 +165,7 @@ class Objective(Stateful):
         -------
         parts : dict of scalar tensors
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no losses")
 
     def after_step(self, batch: Batch) -> None:
         """Update memories after an optimiser step, from ``batch.carry``."""
@@ -218,16 +218,15 @@ class ClusterModule(Objective):
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (b, C, H, W) in [0, 1] to embeddings (b, d)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no encode")
 
     def logits(self, x: Tensor) -> Tensor:
         """Images in [0, 1] to logits (b, n_clusters).
 
         Their softmax is ``predict_proba``, and the largest one gives ``labels_`` and
-        ``predict``. Clusters that no training image is in are left out of
-        all three.
+        ``predict``. Clusters that no training image is in are left out of all three.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no logits")
 
     def refresh(self, embed: Embedder) -> dict:
         """Bring assignments up to date: before the first and after every epoch.
