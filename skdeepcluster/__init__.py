@@ -1,5 +1,7 @@
 """Deep image clustering as scikit-learn estimators."""
 
+from ._storage import FileError
+from ._storage.model import load
 from ._version import __version__
 from .digpro import DigPro
 from .gcc import GCC
@@ -7,4 +9,13 @@ from .mfcvae import MFCVAE
 from .scl import SCL
 from .statdec import StatDEC
 
-__all__ = ["GCC", "DigPro", "MFCVAE", "SCL", "StatDEC", "__version__"]
+__all__ = [
+    "GCC",
+    "DigPro",
+    "FileError",
+    "MFCVAE",
+    "SCL",
+    "StatDEC",
+    "__version__",
+    "load",
+]
