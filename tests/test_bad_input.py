@@ -256,14 +256,14 @@ class TestFiles:
 
     def test_missing(self, files, image_shape):
         X = [*files[0], "not/there.png"]
-        match = r"file 'not/there.png' does not exist. Remove it from X, or pass its"
+        match = r"'not/there.png' does not exist \(looked for it from '/"
         self.assert_refused(X, match, image_shape)
 
     @pytest.mark.parametrize("format", ["png", "jpeg"])
     def test_truncated(self, files, image_shape, tmp_path, format):
         good, write = files
         path = write("half", truncated(tmp_path / "whole", format))
-        match = rf"'{path}' is truncated or damaged \(.*\). Remove it from X"
+        match = rf"'{path}' is truncated or damaged \(.*\)\.\nRemove them from X"
         self.assert_refused([*good, path], match, image_shape or (3, 64, 64))
         if image_shape is None:
             self.assert_refused([path] * 4, match, None)
@@ -272,11 +272,13 @@ class TestFiles:
     def test_no_image(self, files, image_shape, content):
         good, write = files
         path = write("text.png", content)
-        match = rf"'{path}' is not an image .*Remove it from X"
+        match = (
+            rf"'{path}' is not an image that Pillow can read.*\.\nRemove them from X"
+        )
         self.assert_refused([*good, path], match, image_shape)
 
     def test_folder_among_files(self, files, image_shape, tmp_path):
-        match = rf"'{tmp_path}' is not an image .*Remove it from X"
+        match = rf"'{tmp_path}' is not an image but a folder\.\nRemove them from X"
         self.assert_refused([*files[0], str(tmp_path)], match, image_shape)
 
     def test_one_file(self, files, image_shape):
@@ -301,9 +303,9 @@ def test_files_of_different_sizes(assert_refused, files, tmp_path):
     assert_refused([*files[0], tmp_path / "small.png"], ValueError, match)
 
 
-@pytest.mark.parametrize("image_shape", [(2, 8, 8), (3, 1, 8)])
+@pytest.mark.parametrize("image_shape", [(2, 8, 8), (1, 1, 8)])
 def test_image_shape_that_no_file_has(assert_refused, files, image_shape):
-    match = r"cannot be read from image files: they have 1, 3 or 4 channels and more"
+    match = r"cannot be read from image files: they have 1, 3 or 4 channels \(4"
     assert_refused(files[0], ValueError, match, image_shape=image_shape)
 
 
@@ -312,7 +314,7 @@ def test_bad_file_at_predict(fitted, files, content):
     good, write = files
     path = "not/there.png" if content is None else write("text.png", content)
     before = dict(vars(fitted))
-    with pytest.raises(ValueError, match=rf"file '{path}'"):
+    with pytest.raises(ValueError, match=rf"1 of 10 .*:\n  '{path}'"):
         fitted.predict([*good, path])
     assert_unchanged(fitted, before)
     assert len(fitted.predict(good)) == 9
@@ -417,11 +419,10 @@ def test_an_image_method_for_vectors(assert_refused, params, match):
 )
 def test_unknown_parameter_of_the_net(assert_refused, key, error, match):
     caught = assert_refused(IMAGES, error, match, net_params={key: 1})
-    note = caught.__notes__[0]
-    assert note.startswith(f"net_params={ {key: 1} } went to skorch.NeuralNet")
+    assert str(caught).startswith(f"net_params={ {key: 1} } cannot be used: ")
 
 
 def test_a_failing_backbone_does_not_blame_other_parameters(assert_refused):
     backbone = nn.Linear(5, 2)
     caught = assert_refused(IMAGES, ValueError, "cannot read", backbone=backbone)
-    assert not getattr(caught, "__notes__", [])
+    assert "net_params" not in str(caught)

@@ -85,27 +85,6 @@ def test_constant_data_stay_finite(value, dtype, shape):
     assert out.abs().max() < 1e-5
 
 
-# -- values that another range would misread -------------------------------------------
-
-
-def test_uint8_images_for_a_model_of_unit_floats():
-    unit = make().fit((X / 255).astype(np.float32))
-    np.testing.assert_array_equal(unit.predict(X), unit.labels_)
-
-
-@pytest.mark.parametrize(
-    ("fitted", "given", "said"),
-    [
-        (X, X / 255, "values up to 1, but .* fitted on images of 0 to 255"),
-        (X / 255, X.astype(float), "values up to 25., but .* on images of 0 to 1"),
-    ],
-)
-def test_another_range_at_predict_warns(fitted, given, said):
-    model = make().fit(fitted)
-    with pytest.warns(UserWarning, match=said):
-        model.predict(given)
-
-
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_values_beyond_float32():
     with pytest.raises(ValueError, match="do not fit float32.* Scale X"):

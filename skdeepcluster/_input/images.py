@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
-CACHE_BYTES = 2**30
 CHUNK = 1024
-ORIENTATION = 0x0112  # the EXIF tag; from 5 on, width and height are exchanged
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows of X became images, where some could not be read.
+
+    Attributes
+    ----------
+    n : int
+        Rows of X.
+    read : ndarray of shape (n_read,), int64
+        Those that were read.
+    skipped : list of tuple (row, path, reason)
+        The others.
+    """
+
+    n: int
+    read: np.ndarray
+    skipped: list[tuple[int, str | None, str]]
 
 
 class Images(Dataset):
@@ -19,19 +35,43 @@ class Images(Dataset):
 
     Parameters
     ----------
-    data : ndarray or tensor of shape (n, ...)
+    data : ndarray, tensor or Stored of shape (n, ...)
         The rows in their own layout and dtype; never copied here.
     shape : tuple (C, H, W)
         The shape of one image; ``(1, 1, d)`` for vectors.
     channels_last : bool
         Whether a row holds its values in the order (H, W, C).
+    offset : ndarray of shape () or (d,), optional
+        Subtracted before values become float32, which would round it away.
+
+    Attributes
+    ----------
+    rescale : tuple of two floats or None
+        Factor and divisor of all values: set where X tells the same images in another
+        range than the training data.
+    rows : Rows or None
+        Set where rows of X are left out.
     """
 
-    def __init__(self, data, shape, channels_last=False):
+    offset: np.ndarray | None
+    rescale: tuple[float, float] | None = None
+    rows: Rows | None = None
+
+    def __init__(self, data, shape, channels_last=False, offset=None):
         self.data, self.shape, self.channels_last = data, shape, channels_last
+        self.offset = offset
 
     def __len__(self):
         return len(self.data)
+
+    @property
+    def dtype(self):
+        return self.data.dtype
+
+    @property
+    def is_byte(self):
+        """Whether values are those of uint8 images, from 0 to 255."""
+        return self.dtype == np.uint8 and self.offset is None
 
     def __getitem__(self, index):
         """Read a batch.
@@ -50,14 +90,16 @@ class Images(Dataset):
                 index = index.to(self.data.device, non_blocking=True)
             batch = self.data[index]
         else:
-            rows = index.numpy() if isinstance(index, torch.Tensor) else index
-            batch = self._read(rows)
-            if batch.dtype != np.uint8:
-                batch = batch.astype(np.float32, copy=False)
+            batch = self._values(
+                index.numpy() if isinstance(index, torch.Tensor) else index
+            )
             # from_numpy refuses what it could not write to or stride over
             if not batch.flags.writeable or any(s < 0 for s in batch.strides):
                 batch = batch.copy()
             batch = torch.from_numpy(batch)
+        if self.rescale is not None:
+            factor, divisor = self.rescale
+            batch = batch.float() * factor / divisor
         channels, height, width = self.shape
         if self.channels_last:
             batch = batch.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
@@ -68,9 +110,17 @@ class Images(Dataset):
     def _read(self, rows):
         return np.asarray(self.data[rows])
 
+    def _values(self, rows):
+        """Rows as they are trained on: a contiguous array, uint8 or float32."""
+        batch = self._read(rows)
+        if self.offset is not None:  # int64 and float64 both fit a long double
+            batch = np.subtract(batch, self.offset, dtype=np.longdouble)
+        dtype = np.uint8 if batch.dtype == np.uint8 else np.float32
+        return batch.astype(dtype, order="C", copy=False)
+
     def chunks(self, size=CHUNK):
         """Yield all images in order, ``size`` at a time."""
-        for start in range(0, len(self), size):
+        for start in range(0, max(1, len(self)), size):  # no image: an empty chunk
             yield self[start : start + size][0]
 
     def to(self, device):
@@ -78,7 +128,7 @@ class Images(Dataset):
         device = torch.device(device)
         if device.type != "cuda":
             return self
-        itemsize = 1 if self.data.dtype == np.uint8 else 4
+        itemsize = 1 if self.is_byte else 4
         free, _ = torch.cuda.mem_get_info(device)
         if self.data.size * itemsize > free / 2:
             return self
@@ -89,119 +139,30 @@ class Images(Dataset):
         )
         for start in range(0, len(self), CHUNK):
             rows = slice(start, start + CHUNK)
-            part = self._read(rows)
-            data[rows] = torch.from_numpy(
-                np.array(part, dtype=None if itemsize == 1 else np.float32)
-            ).to(device)
-        return Images(data, self.shape, self.channels_last)
+            data[rows] = torch.from_numpy(self._values(rows).copy()).to(device)
+        moved = Images(data, self.shape, self.channels_last)
+        moved.rows = self.rows
+        return moved
 
 
-class ImageFiles(Images):
-    """Image files, decoded when they are read and resized to one shape."""
+def expand(values, images):
+    """Give each row of X its value, also those that were left out.
 
-    def __init__(self, paths, shape):
-        super().__init__(np.asarray(paths, dtype=object), shape)
+    Parameters
+    ----------
+    values : ndarray of shape (n_read, ...)
+        Of the images that were read.
+    images : Images
 
-    def _read(self, rows):
-        paths = self.data[rows]
-        if get_worker_info() is not None:  # a loader worker has its core to itself
-            return np.stack([_decode(path, self.shape) for path in paths])
-        with ThreadPoolExecutor(_n_threads()) as pool:
-            decoded = pool.map(lambda path: _decode(path, self.shape), paths)
-            return np.stack(list(decoded))
-
-    def to(self, device):
-        return self
-
-    def load(self):
-        """Decode every file once, and keep the pixels where they fit in 1 GiB.
-
-        Returns
-        -------
-        images : Images or ImageFiles
-
-        Raises
-        ------
-        ValueError
-            If a file is truncated or is no image: it is named.
-        """
-        keep = len(self) * int(np.prod(self.shape)) <= CACHE_BYTES
-        pixels = np.empty((len(self), *self.shape), np.uint8) if keep else None
-        for start in range(0, len(self), CHUNK):
-            rows = slice(start, start + CHUNK)
-            decoded = self._read(rows)
-            if keep:
-                pixels[rows] = decoded
-        return Images(pixels, self.shape) if keep else self
-
-
-def _n_threads():
-    return min(8, os.cpu_count() or 1)
-
-
-def open_image(path):
-    from PIL import Image
-
-    try:
-        return Image.open(path)
-    except FileNotFoundError:
-        raise ValueError(
-            f"The image file {str(path)!r} does not exist. Remove it from X, or pass "
-            "its whole path."
-        ) from None
-    except Exception as error:  # the readers of broken headers raise nearly anything
-        raise ValueError(
-            f"The file {str(path)!r} is not an image that Pillow can read ({error}). "
-            "Remove it from X."
-        ) from None
-
-
-def _decode(path, shape):
-    """Decode one file to a uint8 array of shape (C, H, W)."""
-    from PIL import Image, ImageOps
-
-    channels, height, width = shape
-    with open_image(path) as image:
-        if image.mode in ("I", "F"):
-            raise ValueError(
-                f"The image file {str(path)!r} holds 32-bit values, whose range is not "
-                "known. Save it with 8 or 16 bits, or pass the images as an array."
-            )
-        try:
-            image = ImageOps.exif_transpose(image)  # as the camera was held
-            if image.mode.startswith("I;16"):  # Pillow would clip these to white
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            image = image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
-        except Exception as error:  # the decoders raise nearly anything, too
-            raise ValueError(
-                f"The image file {str(path)!r} is truncated or damaged ({error}). "
-                "Remove it from X."
-            ) from None
-        if image.size != (width, height):
-            image = image.resize((width, height), resample=3)  # bicubic
-        pixels = np.asarray(image, dtype=np.uint8).reshape(height, width, channels)
-    return pixels.transpose(2, 0, 1)
-
-
-def shape_of_files(paths):
-    """Return (C, H, W) if all files agree on it."""
-
-    def header(path):
-        with open_image(path) as image:
-            grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
-            try:
-                sideways = image.getexif().get(ORIENTATION, 1) >= 5
-            except Exception:  # a damaged file, which its decoding will name
-                sideways = False
-            return image.size[::-1] if sideways else image.size, grey
-
-    with ThreadPoolExecutor(_n_threads()) as pool:
-        headers = list(pool.map(header, paths))
-    sizes = {size for size, _ in headers}
-    if len(sizes) > 1:
-        raise ValueError(
-            f"The {len(paths)} image files have {len(sizes)} different sizes. Pass the "
-            "shape that they shall be resized to, for example image_shape=(3, 32, 32)."
-        )
-    (width, height) = sizes.pop()
-    return (1 if all(grey for _, grey in headers) else 3, height, width)
+    Returns
+    -------
+    values : ndarray of shape (n, ...)
+        Of the same dtype: NaN, -1 or False where rows were left out; ``values`` itself
+        if none was.
+    """
+    if images.rows is None:
+        return values
+    fill = {"f": np.nan, "i": -1, "b": False}[values.dtype.kind]
+    expanded = np.full((images.rows.n, *values.shape[1:]), fill, values.dtype)
+    expanded[images.rows.read] = values
+    return expanded

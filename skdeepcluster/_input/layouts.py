@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import validate_data
 
-from .images import ImageFiles, Images, shape_of_files
+from .arrays import Stored, as_array, check_values, is_frame, offset_of
+from .files import read_files
+from .images import CHUNK, Images
+from .paths import are_pictures, listed
 
 CHANNELS = (1, 3, 4)
 
@@ -17,47 +20,6 @@ CHANNELS = (1, 3, 4)
 def is_vector(image_shape):
     """Whether X held rows without an image shape: carried as (1, 1, d)."""
     return tuple(image_shape[:2]) == (1, 1)
-
-
-def listed(X):
-    """Return a 1-D array or a Series, of paths or of images, as a list."""
-    return list(X) if len(getattr(X, "shape", ())) == 1 else X
-
-
-def is_paths(X):
-    """Whether X is a list of file paths."""
-    if isinstance(X, str | Path):
-        raise ValueError(
-            f"X is one path, {str(X)!r}; a list of image files was expected. Pass "
-            "[path], or load_image_folder(path).paths for the files of a folder."
-        )
-    if not isinstance(X, list | tuple):
-        return False
-    if not X:
-        raise ValueError(
-            "X is empty (n_samples = 0). Pass images, vectors or paths of image files."
-        )
-    other = [i for i, x in enumerate(X) if not isinstance(x, str | Path)]
-    if 0 < len(other) < len(X):
-        raise TypeError(
-            f"X mixes file paths with other things: X[{other[0]}] is of type "
-            f"{type(X[other[0]]).__name__}. Pass paths only."
-        )
-    return not other
-
-
-def _stack(images):
-    """Make one array or tensor of a list of images."""
-    shapes = dict.fromkeys(tuple(np.shape(image)) for image in images)
-    if len(shapes) > 1:
-        first, second = list(shapes)[:2]
-        raise ValueError(
-            f"X is a list of images of {len(shapes)} different shapes, such as {first} "
-            f"and {second}. Resize them to one, or pass their files with image_shape."
-        )
-    if isinstance(images[0], torch.Tensor):
-        return torch.stack(list(images))
-    return np.asarray(images)
 
 
 def check_image_shape(image_shape):
@@ -145,12 +107,15 @@ class Layout:
         Of a row of X, such as (H, W) or (C * H * W,).
     dtype : dtype
         Of X; uint8 for image files.
+    offset : ndarray of shape () or (d,), or None
+        Subtracted from X before its values become float32.
     """
 
     shape: tuple[int, int, int]
     channels_last: bool
     row_shape: tuple[int, ...]
     dtype: np.dtype
+    offset: np.ndarray | None = None
 
     def restore(self, images):
         """Return images in this layout.
@@ -163,17 +128,20 @@ class Layout:
         Returns
         -------
         X : ndarray of shape (n, ...)
-            uint8 where the training data were, else float32; (n, C, H, W) for files.
+            uint8 where the training data were, float64 where they have an offset, else
+            float32; (n, C, H, W) for files.
         """
         if self.channels_last:
             images = images.permute(0, 2, 3, 1)
         X = images.float().cpu().numpy().reshape(len(images), *self.row_shape)
+        if self.offset is not None:
+            X = X + self.offset.astype(np.float64)
         if self.dtype == np.uint8:
             X = X.round().clip(0, 255).astype(np.uint8)
         return X
 
 
-def as_images(estimator, X, image_shape=None, layout=None):
+def as_images(estimator, X, image_shape=None, layout=None, skip=False):
     """Check X in any of its layouts and return it as images.
 
     Parameters
@@ -187,6 +155,9 @@ def as_images(estimator, X, image_shape=None, layout=None):
         The estimator's parameter, at ``fit``.
     layout : Layout, optional
         That of the training data, after ``fit``.
+    skip : bool
+        Whether the caller can do with fewer images, which ``rows`` of the images tells,
+        if the estimator's ``on_error`` allows that.
 
     Returns
     -------
@@ -201,14 +172,12 @@ def as_images(estimator, X, image_shape=None, layout=None):
     """
     reset = layout is None
     shape = check_image_shape(image_shape) if reset else layout.shape
-    X = listed(X)
-    if is_paths(X):
-        return _files(estimator, list(X), shape, reset)
-    if isinstance(X, list | tuple) and np.ndim(X[0]) > 1:
-        X = _stack(X)
-    if isinstance(X, torch.Tensor):
-        X = X.detach().cpu()
-        X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()
+    X = listed(as_array(X) if isinstance(X, torch.Tensor | memoryview) else X)
+    if are_pictures(X):
+        fitted = None if reset else layout.dtype
+        images = read_files(estimator, X, shape, fitted, skip)
+        return images, Layout(images.shape, False, images.shape, images.dtype)
+    X = as_array(X)
     last, row_shape = False, None
     if getattr(X, "ndim", 2) > 2:
         if 0 in X.shape:
@@ -217,8 +186,7 @@ def as_images(estimator, X, image_shape=None, layout=None):
                 "image of at least one pixel."
             )
         shape, last = layout_of(X.shape, shape)
-        row_shape = X.shape[1:]
-        X = X.reshape(len(X), -1)
+        row_shape = tuple(X.shape[1:])
     elif not reset:
         last = layout.channels_last
         if shape[1] > 1 and tuple(getattr(X, "shape", ())) == shape[1:]:
@@ -226,35 +194,60 @@ def as_images(estimator, X, image_shape=None, layout=None):
                 f"X has shape {shape[1:]}, that of one image without its sample axis. "
                 "Pass X[None]."
             )
-    X = validate_data(estimator, X, reset=reset, ensure_min_samples=2 if reset else 1)
+    X = _validated(estimator, X, reset)
     if shape is None:
         shape = (1, 1, X.shape[1])
-    elif X.shape[1] != np.prod(shape):
+    elif row_shape is None and X.shape[1] != np.prod(shape):
         raise ValueError(
             f"X has {X.shape[1]} features a row, but image_shape={shape} needs "
             f"{' * '.join(map(str, shape))} = {np.prod(shape)}. Pass the shape "
             "(channels, height, width) of the images in these rows."
         )
-    return Images(X, shape, last), Layout(
-        shape, last, row_shape or X.shape[1:], X.dtype
-    )
-
-
-def _files(estimator, paths, shape, reset):
-    if shape is None:
-        shape = shape_of_files(paths)
-    if shape[0] not in CHANNELS or shape[1] == 1:
-        raise ValueError(
-            f"image_shape={shape} cannot be read from image files: they have 1, 3 or 4 "
-            "channels and more than one row of pixels."
-        )
-    images = ImageFiles(paths, shape).load()
     if reset:
-        if len(paths) < 2:
-            raise ValueError(
-                f"Found {len(paths)} sample(s) (n_samples = {len(paths)}) while a "
-                "minimum of 2 is required. Pass more image files."
-            )
+        offset = offset_of(X, per_feature=is_vector(shape))
+        layout = Layout(shape, last, row_shape or X.shape[1:], X.dtype, offset)
+    return Images(X, shape, last, layout.offset), layout
+
+
+def _validated(estimator, X, reset):
+    """Check values and size; set ``n_features_in_`` or compare with it."""
+    enough = 2 if reset else 1
+    if is_frame(X):
+        return _validated_table(estimator, X, reset, enough)
+    check_values(X)
+    if isinstance(X, Stored) and X.dtype.kind not in "biuf":
+        X = np.asarray(X)
+    if isinstance(X, Stored):
+        _check_stored(X, enough)
+    elif X.ndim > 2:  # as it is: rows of what is strided would be a copy
+        kwargs = {"ensure_min_samples": enough, "estimator": estimator}
+        X = check_array(X, allow_nd=True, input_name="X", **kwargs)
+    else:
+        return validate_data(estimator, X, reset=reset, ensure_min_samples=enough)
+    if X.ndim == 2:
+        validate_data(estimator, X, reset=reset, skip_check_array=True)
+    elif reset:
         vars(estimator).pop("feature_names_in_", None)
-        estimator.n_features_in_ = int(np.prod(shape))
-    return images, Layout(shape, False, shape, np.dtype(np.uint8))
+        estimator.n_features_in_ = int(np.prod(X.shape[1:]))
+    return X
+
+
+def _validated_table(estimator, X, reset, enough):
+    try:
+        values = validate_data(estimator, X, reset=reset, ensure_min_samples=enough)
+    except (TypeError, ValueError):
+        check_values(np.asarray(X))  # tells a plainer reason, where there is one
+        raise
+    check_values(values)
+    return values
+
+
+def _check_stored(X, enough):
+    if len(X) < enough or not X.size:
+        raise ValueError(
+            f"Found array with {len(X)} sample(s) (shape={X.shape}) while a minimum of "
+            f"{enough} is required, of one feature at least."
+        )
+    if X.dtype.kind == "f":
+        for start in range(0, len(X), CHUNK):
+            assert_all_finite(X[start : start + CHUNK], input_name="X")

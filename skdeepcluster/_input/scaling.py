@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
+from .._warnings import warn
 from .images import CHUNK, Images
 from .layouts import is_vector
 
 MAX_SAMPLES = 10_000  # that the moments are taken from
+CHUNK_VALUES = 2**24  # of the images that are looked through at once
+WHITES = (255.0, 65535.0)  # the highest values of 8 and 16 bits
+OUTSIDE = 0.1  # share of values out of range that is no matter of outliers
+FAINT = 8  # times less than the range are dark images, or images of another range
+NARROW = 0.5 / 255  # a range within [0, 1] that 8 bits could not resolve
 
 
 class Scaling(nn.Module):
     """Bring raw values to the range that augmentations and decoders work in.
 
     Images go to [0, 1]: uint8 by 255, other types by the range of the training data
-    unless that lies in [0, 1]. Vectors are centred per feature and divided by one
-    common standard deviation: their features keep their relative scale, as in k-means.
+    unless that lies in [0, 1]. New images of another range are converted or refused.
+    Vectors are centred per feature and divided by one common standard deviation: their
+    features keep their relative scale, as in k-means.
 
     Parameters
     ----------
@@ -25,8 +35,14 @@ class Scaling(nn.Module):
 
     Attributes
     ----------
+    low, span : tensors of shape (), or (1, 1, 1, d) and ()
+        Value that becomes 0, and distance to that which becomes 1.
     mean, std : tensors of shape (1, C, 1, 1) or (1,)
         Of each channel in [0, 1], for :meth:`standardize`; 0 and 1 for vectors.
+    seen : tensor of shape (5,)
+        What :meth:`match` compares with: lowest and highest value of the training
+        images, lowest of their maxima, highest of their minima, and which value is
+        white, 0 if unknown.
 
     Raises
     ------
@@ -38,17 +54,25 @@ class Scaling(nn.Module):
     span: Tensor
     mean: Tensor
     std: Tensor
+    seen: Tensor
 
     def __init__(self, images: Images):
         super().__init__()
+        seen = torch.zeros(5)
         if is_vector(images.shape):
-            low, variance = _moments(images, (0,))
+            low, variance, _ = _moments(images, (0,))
             span = variance.mean().sqrt()
             mean, std = torch.zeros(1), torch.ones(1)
         else:
-            low, high = _range(images)
+            values = Values.of(images, look=not images.is_byte)
+            low, high, white = values.low, values.high, values.white
+            if white == 1 and 0 < high - low < NARROW:
+                white = 0.0
+            mean, variance, extremes = _moments(images, (0, 2, 3))
+            seen = torch.tensor([low, high, *extremes, white])
+            if white == 1:
+                low, high = 0.0, 1.0
             span = torch.tensor(high - low or 1.0)
-            mean, variance = _moments(images, (0, 2, 3))
             mean, std = (mean - low) / span, variance.sqrt() / span
         scales = [torch.as_tensor(value).float() for value in (low, span, mean, std)]
         if not all(value.isfinite().all() for value in scales):
@@ -60,21 +84,69 @@ class Scaling(nn.Module):
         self.register_buffer("span", torch.where(span > 0, span, 1.0).float())
         self.register_buffer("mean", mean.float())
         self.register_buffer("std", torch.where(std > 1e-6, std, 1.0).float())
-        # float images in [0, 1] and uint8 ones are the same images
-        self.reads_uint8 = not is_vector(images.shape) and (low, high) in (
-            (0.0, 1.0),
-            (0.0, 255.0),
-        )
+        self.register_buffer("seen", seen)
 
     def forward(self, raw: Tensor) -> Tensor:
         """Raw images of any dtype to float32, [0, 1]; vectors to unit scale."""
-        if raw.dtype == torch.uint8 and self.reads_uint8:
-            return raw.float() / 255
         return (raw.float() - self.low) / self.span
 
     def inverse(self, unit: Tensor) -> Tensor:
         """Undo :meth:`forward`, in float32: to the range of the training data."""
         return unit * self.span + self.low
+
+    def match(self, images: Images) -> Images:
+        """Bring new images to the range of the training data.
+
+        Where both have a known white, as in [0, 1], 0 to 255, or 0 to 65535, and not
+        the same, values are multiplied. Else they are taken as they are, if they can
+        be images of the range of the training data.
+
+        Parameters
+        ----------
+        images : Images
+            Their ``rescale`` is set where values are to be multiplied.
+
+        Returns
+        -------
+        images : Images
+
+        Raises
+        ------
+        ValueError
+            If values are of another range, and it is not known of which.
+        """
+        if self.low.ndim or not len(images):  # vectors have no range
+            return images
+        low, high, faintest, brightest, white = self.seen.tolist()
+        if images.is_byte and white == 255:  # nothing to look for
+            return images
+        values = Values.of(images, look=not (images.is_byte and white))
+        if white and values.white:
+            if white != values.white:
+                images.rescale = white, values.white
+            return images
+        low, high = (0.0, white) if white else (low, high)
+        slack = 0.1 * white or high - low or 1.0
+        # all of X fainter, or all brighter, than any training image
+        below, above = values.high < faintest, brightest < values.low
+        least = 0.0 if below and low >= 0 and not white else low - slack
+        outside = _share_outside(images, values, least, high + slack)
+        faint = low >= 0 and 0 < values.high < high / FAINT and bool(white or below)
+        bright = low < 0 <= values.low and above
+        if not (outside > OUTSIDE or faint or bright):
+            return images
+        shift = 0.0 if images.offset is None else float(images.offset)
+        said = (
+            f"X holds values from {values.low + shift:g} to {values.high + shift:g}, "
+            f"but the estimator was fitted on images of {low:g} to {high:g}"
+            f"{f', plus {shift:.15g}' if shift else ''}."
+        )
+        unlike = len(images) > 1 and (bright or (faint and below))
+        other = faint and (values.low < 0 or values.white == 1 or images.is_byte)
+        if outside > OUTSIDE or unlike or other:
+            raise ValueError(f"{said} Scale X as the training data were.")
+        warn(f"{said} Unless these images are dark or bright, scale X as those were.")
+        return images
 
     def standardize(self) -> Standardize:
         """Return the layer that networks of these images begin with."""
@@ -103,25 +175,75 @@ class Standardize(nn.Module):
         return (unit - self.mean) / self.std
 
 
-def _range(images):
-    """Values that become 0 and 1."""
-    if images[0:1][0].dtype == torch.uint8:
-        return 0.0, 255.0
-    ranges = [(float(chunk.min()), float(chunk.max())) for chunk in images.chunks()]
-    low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
-    return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+@dataclass(frozen=True)
+class Values:
+    """What the values of images tell of their range.
+
+    Attributes
+    ----------
+    low, high : float
+    white : float
+        1 in [0, 1]; 255 or 65535 for whole numbers that need as many bits; 0 if it is
+        not known.
+    """
+
+    low: float
+    high: float
+    white: float
+
+    @classmethod
+    def of(cls, images, look=True):
+        """Look through images; uint8 says what white is without that."""
+        if not look:
+            return cls(0.0, 255.0, 255.0)
+        low, high, whole = math.inf, -math.inf, True
+        for chunk in images.chunks(_rows_at_once(images)):
+            low, high = min(low, float(chunk.min())), max(high, float(chunk.max()))
+            if whole and chunk.is_floating_point():
+                whole = torch.equal(chunk, chunk.round())
+        white = 0.0
+        if images.is_byte:
+            white = 255.0
+        elif images.offset is None and low >= 0:
+            fits = [white for white in WHITES if whole and white / 2 < high <= white]
+            white = 1.0 if high <= 1 else max(fits, default=0.0)
+        return cls(low, high, white)
+
+
+def _rows_at_once(images):
+    return max(1, min(CHUNK, CHUNK_VALUES // math.prod(images.shape)))
+
+
+def _share_outside(images, values, low, high):
+    """Share of values out of a range, counted only where there are some."""
+    if low <= values.low and values.high <= high:
+        return 0.0
+    count, total = 0, 0
+    for chunk in images.chunks(_rows_at_once(images)):
+        count += int(((chunk < low) | (chunk > high)).sum())
+        total += chunk.numel()
+    return count / total
 
 
 def _moments(images, dims):
-    """Mean and variance over some dimensions, chunk by chunk, in float64."""
+    """Mean and variance over some dimensions, chunk by chunk, in float64.
+
+    Third, the lowest maximum and the highest minimum of an image.
+    """
     step = -(-len(images) // MAX_SAMPLES)
     # a shift of about the mean: else the squares would cancel
     shift = images[: CHUNK * step : step][0].double().mean(dims, keepdim=True)
     count, total, squares = 0, torch.zeros_like(shift), torch.zeros_like(shift)
+    faintest, brightest = math.inf, -math.inf
     for start in range(0, len(images), CHUNK * step):
-        chunk = images[start : start + CHUNK * step : step][0].double() - shift
+        raw = images[start : start + CHUNK * step : step][0]
+        least, most = raw.flatten(1).aminmax(dim=1)
+        faintest = min(faintest, float(most.min()))
+        brightest = max(brightest, float(least.max()))
+        chunk = raw.double() - shift
         total = total + chunk.sum(dims, keepdim=True)
         squares = squares + chunk.square().sum(dims, keepdim=True)
         count += chunk.numel() // shift.numel()
     mean = total / count
-    return shift + mean, (squares / count - mean.square()).clamp_min(0)
+    variance = (squares / count - mean.square()).clamp_min(0)
+    return shift + mean, variance, (faintest, brightest)

@@ -1,0 +1,311 @@
+"""Image files and images of Pillow, read as Images, and those that cannot be read."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import get_worker_info
+
+from .._warnings import warn
+from .decoding import BYTE, DEEP, FLOAT, MODES, Unreadable, decode, read_header
+from .images import CHUNK, Images, Rows
+from .paths import path_of
+
+CACHE_BYTES = 2**30
+ROOM_BYTES = 2**28
+LISTED = 10  # files that a message names
+
+
+class Room:
+    """Memory that threads share while they decode images.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes. An image that needs more is decoded alone.
+    """
+
+    def __init__(self, limit=ROOM_BYTES):
+        self.limit, self.used, self.freed = limit, 0, threading.Condition()
+
+    @contextmanager
+    def taken(self, amount):
+        """Wait until there is room for ``amount`` bytes, and keep it in the block."""
+        with self.freed:
+            self.freed.wait_for(lambda: not self.used or self._fits(amount))
+            self.used += amount
+        try:
+            yield
+        finally:
+            with self.freed:
+                self.used -= amount
+                self.freed.notify_all()
+
+    def _fits(self, amount):
+        return self.used + amount <= self.limit
+
+
+class ImageFiles(Images):
+    """Image files, decoded when they are read and resized to one shape.
+
+    Parameters
+    ----------
+    sources : list of paths or PIL images
+    shape : tuple (C, H, W)
+    dtype : dtype
+        uint8, uint16 or float32.
+    """
+
+    def __init__(self, sources, shape, dtype=BYTE):
+        super().__init__(np.fromiter(sources, object, len(sources)), shape)
+        self._dtype = dtype
+
+    @property
+    def dtype(self):
+        return self._dtype
+
+    def to(self, device):
+        return self
+
+    def decode(self, rows):
+        """Decode some rows.
+
+        Parameters
+        ----------
+        rows : slice or int64 ndarray
+
+        Returns
+        -------
+        pixels : list of ndarray of shape (C, H, W), or Unreadable
+        """
+        room = Room()
+        return _each(lambda s: decode(s, self.shape, self.dtype, room), self.data[rows])
+
+    def _read(self, rows):
+        pixels = self.decode(rows)
+        bad = {i: p for i, p in enumerate(pixels) if isinstance(p, Unreadable)}
+        if bad:
+            raise ValueError(_listing(list(self.data[rows]), bad))
+        return np.stack(pixels)
+
+    def load(self):
+        """Decode every file once, and keep the pixels where they fit in 1 GiB.
+
+        Returns
+        -------
+        images : Images or ImageFiles
+            Of the files that can be read.
+        bad : dict
+            The :class:`Unreadable` of each other row.
+        """
+        keep = len(self) * int(np.prod(self.shape)) * self.dtype.itemsize <= CACHE_BYTES
+        pixels = np.empty((len(self) if keep else 0, *self.shape), self.dtype)
+        good: list[int] = []
+        bad = {}
+        for start in range(0, len(self), CHUNK):
+            for row, part in enumerate(self.decode(slice(start, start + CHUNK)), start):
+                if isinstance(part, Unreadable):
+                    bad[row] = part
+                    continue
+                if keep:
+                    pixels[len(good)] = part
+                good.append(row)
+        if keep:
+            return Images(pixels[: len(good)], self.shape), bad
+        return ImageFiles(self.data[good], self.shape, self.dtype), bad
+
+
+def read_files(estimator, sources, shape=None, fitted=None, skip=False):
+    """Read image files, or images of Pillow, as one set.
+
+    Parameters
+    ----------
+    estimator : DeepClusterer
+        It gets ``n_features_in_`` at ``fit``.
+    sources : list of paths or PIL images
+    shape : tuple (C, H, W), optional
+        Of each image; that of the files if they agree on one.
+    fitted : dtype, optional
+        Of the training data, after ``fit``.
+    skip : bool
+        Whether to leave out what cannot be read if the estimator's ``on_error`` is
+        ``"skip"``.
+
+    Returns
+    -------
+    images : Images
+        With ``rows`` where some were left out.
+
+    Raises
+    ------
+    ValueError
+        If files cannot be read: all of them are named. If sizes differ and no shape is
+        given, or no image can have that shape.
+    """
+    # an entry of os.scandir cannot be sent to a loader's worker
+    sources = [s if isinstance(s, Image.Image) else path_of(s) for s in sources]
+    reset, bad = fitted is None, {}
+    dtype = fitted if fitted in (BYTE, DEEP) else None
+    if shape is None or dtype is None:
+        heads = _each(lambda s: read_header(s, upright=shape is None), sources)
+        bad = {i: h for i, h in enumerate(heads) if isinstance(h, Unreadable)}
+        if len(bad) == len(sources) and reset:
+            raise ValueError(_listing(sources, bad))
+        heads = [head for head in heads if not isinstance(head, Unreadable)]
+        dtype = _common_dtype(heads)
+        shape = shape or _common_shape([h for h in heads if _joins(h.dtype, dtype)])
+    if shape[0] not in MODES or shape[:2] == (1, 1) or (shape[0], dtype) == (4, FLOAT):
+        raise ValueError(
+            f"image_shape={shape} cannot be read from image files: they have 1, 3 or 4 "
+            "channels (4 with 8 or 16 bits only), and more than one row of pixels if "
+            "it is one. Pass another image_shape; one row of grey values as a vector."
+        )
+    rows = [i for i in range(len(sources)) if i not in bad]
+    images, more = ImageFiles([sources[i] for i in rows], shape, dtype).load()
+    bad |= {rows[i]: reason for i, reason in more.items()}
+    if bad:
+        skip = skip and estimator.on_error == "skip"
+        if not skip or (reset and len(bad) == len(sources)):
+            raise ValueError(_listing(sources, bad))
+        paths = [s if isinstance(s, str) else None for s in sources]
+        skipped = [(i, paths[i], str(bad[i])) for i in sorted(bad)]
+        read = np.array([i for i in range(len(sources)) if i not in bad], np.int64)
+        images.rows = Rows(len(sources), read, skipped)
+        warn(_listing(sources, bad, "They are left out, and their labels are -1."))
+    if reset:
+        if len(images) < 2:
+            raise ValueError(
+                f"Found {len(images)} sample(s) (n_samples = {len(images)}) while a "
+                "minimum of 2 is required. Pass more image files."
+            )
+        vars(estimator).pop("feature_names_in_", None)
+        estimator.n_features_in_ = int(np.prod(shape))
+    return images
+
+
+def thumbnails(sources, side):
+    """Read images to look at.
+
+    Parameters
+    ----------
+    sources : list of paths or PIL images
+    side : int
+        Most pixels of a side.
+
+    Returns
+    -------
+    images : list of ndarray of shape (H, W) or (H, W, 3)
+        Of one dtype, unless some hold 32-bit values.
+
+    Raises
+    ------
+    ValueError
+        If a file cannot be read.
+    """
+
+    def thumbnail(source):
+        head = read_header(source)
+        factor = min(1, side / max(head.size))
+        width, height = (max(1, round(s * factor)) for s in head.size)
+        own = FLOAT if head.dtype == FLOAT else dtype
+        pixels = decode(source, (1 if head.grey else 3, height, width), own)
+        return pixels[0] if head.grey else pixels.transpose(1, 2, 0)
+
+    heads = _each(lambda s: read_header(s, upright=False), sources)
+    deep = any(getattr(head, "dtype", BYTE) == DEEP for head in heads)
+    dtype = DEEP if deep else BYTE
+    images = _each(thumbnail, sources)
+    bad = {i: image for i, image in enumerate(images) if isinstance(image, Unreadable)}
+    if bad:
+        raise ValueError(_listing(sources, bad))
+    return images
+
+
+def check_file(path):
+    """Decode an image file, to find out whether that works.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    reason : str or None
+        What is wrong with it.
+    """
+    head = _caught(read_header)(path)
+    small = (1, 1, 1)
+    if not isinstance(head, Unreadable):
+        head = _caught(lambda s: decode(s, small, head.dtype))(path)
+    return str(head) if isinstance(head, Unreadable) else None
+
+
+def check_files(paths):
+    """Apply :func:`check_file` to many, in threads."""
+    return _each(check_file, paths)
+
+
+def _caught(function: Callable) -> Callable:
+    """Return what ``function`` raises if it is Unreadable."""
+
+    def call(source):
+        try:
+            return function(source)
+        except Unreadable as error:
+            return error
+
+    return call
+
+
+def _each(function, sources):
+    """Apply a function to all sources, in threads; an Unreadable is a result, too."""
+    # a loader worker has its core to itself, and an image of Pillow is no thread's own
+    serial = get_worker_info() is not None or any(
+        isinstance(source, Image.Image) for source in sources
+    )
+    if serial:
+        return [_caught(function)(source) for source in sources]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(_caught(function), sources))
+
+
+def _common_dtype(heads):
+    """Find the smallest dtype that holds all files; 32 bits if none has fewer."""
+    own = {head.dtype for head in heads}
+    if own == {FLOAT}:
+        return FLOAT
+    return DEEP if DEEP in own else BYTE
+
+
+def _joins(dtype, common):
+    return (dtype == FLOAT) == (common == FLOAT)
+
+
+def _common_shape(heads):
+    """Return (C, H, W) if all files agree on it."""
+    sizes = {head.size for head in heads}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"The {len(heads)} image files have {len(sizes)} different sizes. Pass the "
+            "shape that they shall be resized to, for example image_shape=(3, 32, 32)."
+        )
+    (width, height) = sizes.pop()
+    return (1 if all(head.grey for head in heads) else 3, height, width)
+
+
+def _listing(sources, bad, end="Remove them from X, or pass on_error='skip'."):
+    """Name the files that cannot be read, and say why."""
+    lines = [f"{len(bad)} of {len(sources)} image files cannot be read:"]
+    for i in islice(sorted(bad), LISTED):
+        image = isinstance(sources[i], Image.Image)
+        lines.append(f"{f'X[{i}]' if image else repr(path_of(sources[i]))} {bad[i]}.")
+    if len(bad) > LISTED:
+        lines.append(f"And {len(bad) - LISTED} more.")
+    return "\n  ".join(lines) + "\n" + end

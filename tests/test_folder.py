@@ -1,0 +1,137 @@
+"""No image of a folder is left out without a word."""
+
+import os
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from skdeepcluster.datasets import load_image_folder
+
+
+def write(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(path, format="PNG")
+
+
+def names(data, folder):
+    return [os.path.relpath(p, folder).replace(os.sep, "/") for p in data.paths]
+
+
+READ = "apng bmp dib gif ico jfif jp2 jpe jpeg jpg pgm png pnm tga tiff webp".split()
+
+
+def test_whatever_pillow_reads_is_an_image(tmp_path):
+    write(tmp_path, *(f"x.{ending}" for ending in READ), "x.JFIF")
+    data = load_image_folder(tmp_path)
+    assert names(data, tmp_path) == sorted(f"x.{end}" for end in [*READ, "JFIF"])
+    assert data.other_files == {}
+    assert data.skipped == []
+
+
+def test_formats_without_pixels_are_no_images(tmp_path):
+    endings = "eps ps pdf wmf emf mpg h5 grib".split()
+    write(tmp_path, "x.png", *(f"x.{ending}" for ending in endings))
+    data = load_image_folder(tmp_path)
+    assert names(data, tmp_path) == ["x.png"]
+    assert data.other_files == {f".{ending}": 1 for ending in endings}
+
+
+def test_formats_of_a_plugin_are_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(Image.EXTENSION, ".heic", "PNG")
+    write(tmp_path, "x.HEIC")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert names(load_image_folder(tmp_path), tmp_path) == ["x.HEIC"]
+
+
+def test_images_that_are_left_out_are_said(tmp_path):
+    write(tmp_path, "a.png", "b.heic", "c.HEIC", "d.jxl", "notes.txt", "e.svg")
+    match = r"are left out: 2 x \.heic, 1 x \.jxl, 1 x \.svg\. Register a plugin"
+    with pytest.warns(UserWarning, match=match) as caught:
+        data = load_image_folder(tmp_path)
+    assert caught[0].filename == __file__
+    assert names(data, tmp_path) == ["a.png"]
+    assert data.other_files == {".heic": 2, ".jxl": 1, ".svg": 1, ".txt": 1}
+
+
+def test_endings_that_were_asked_for_need_no_warning(tmp_path):
+    write(tmp_path, "a.png", "b.heic", "c.txt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = load_image_folder(tmp_path, extensions="png")
+        assert data.other_files == {".heic": 1, ".txt": 1}
+        load_image_folder(tmp_path, extensions=["png", "heic"])
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Two good images in each of two classes, and three that cannot be read."""
+    write(tmp_path, "a/1.png", "a/2.png", "b/1.png", "b/2.png")
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "b/cut.png")
+    (tmp_path / "b/cut.png").write_bytes((tmp_path / "b/cut.png").read_bytes()[:150])
+    (tmp_path / "a/text.jpg").write_text("no image")
+    os.mkfifo(tmp_path / "b/pipe.gif")
+    return tmp_path
+
+
+def test_images_that_cannot_be_read_are_skipped(damaged):
+    assert len(load_image_folder(damaged).paths) == 7  # fit names them
+    data = load_image_folder(damaged, on_error="skip")
+    assert names(data, damaged) == ["a/1.png", "a/2.png", "b/1.png", "b/2.png"]
+    assert data.target.tolist() == [0, 0, 1, 1]
+    assert data.target.dtype == np.int64
+    found = {os.path.relpath(path, damaged): why for path, why in data.skipped}
+    assert list(found) == ["a/text.jpg", "b/cut.png", "b/pipe.gif"]
+    assert found["a/text.jpg"] == "is not an image that Pillow can read"
+    assert found["b/cut.png"].startswith("is truncated or damaged (")
+    assert found["b/pipe.gif"] == "is not an image but a named pipe"
+
+
+def test_no_image_can_be_read(tmp_path):
+    for i in range(12):
+        (tmp_path / f"{i:02}.png").write_text("no image")
+    match = r"None of the 12 images in .* can be read:\n.*00\.png'(.*\n)*  and 2 more"
+    with pytest.raises(ValueError, match=match):
+        load_image_folder(tmp_path, on_error="skip")
+
+
+def test_folders_that_cannot_be_read(tmp_path, monkeypatch):
+    write(tmp_path, "a.png", "open/b.png", "locked/c.png", "locked too/d.png")
+    scandir = os.scandir
+
+    def locked(path):
+        if "locked" in os.fspath(path):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    match = r"2 folders in .*\n  '.*locked': Permission denied\n  '.*locked too': Perm"
+    with pytest.raises(OSError, match=match):
+        load_image_folder(tmp_path)
+    data = load_image_folder(tmp_path, on_error="skip")
+    assert names(data, tmp_path) == ["a.png", "open/b.png"]
+    assert [os.path.basename(path) for path, _ in data.skipped] == [
+        "locked",
+        "locked too",
+    ]
+
+
+def test_loops_of_links(tmp_path):
+    write(tmp_path, "a/x.png")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "self.png").symlink_to(tmp_path / "self.png")
+    data = load_image_folder(tmp_path, on_error="skip")
+    assert names(data, tmp_path) == ["a/x.png"]
+    assert [os.path.basename(path) for path, _ in data.skipped] == ["self.png"]
+
+
+def test_a_folder_as_bytes_and_a_bad_option(tmp_path):
+    write(tmp_path, "x.png")
+    assert len(load_image_folder(os.fsencode(tmp_path)).paths) == 1
+    with pytest.raises(ValueError, match="on_error='ignore' should be 'raise' or"):
+        load_image_folder(tmp_path, on_error="ignore")
