@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
 from typing import (
@@ -13,6 +14,8 @@ from typing import (
     Any,
     ClassVar,
     Literal,
+    NoReturn,
+    Self,
     Union,
     dataclass_transform,
     get_args,
@@ -20,9 +23,14 @@ from typing import (
     get_type_hints,
 )
 
+import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import (
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
 
 # the first entry beside the type is scikit-learn's constraint, or a tuple of them; the
 # second is what the documentation calls it
@@ -32,6 +40,7 @@ Share = Annotated[float, Interval(Real, 0, 1, closed="both")]
 Count = Annotated[int, Interval(Integral, 1, None, closed="left")]
 AtLeastTwo = Annotated[int, Interval(Integral, 2, None, closed="left")]
 Auto = Literal["auto"]
+HUGE = 2**24  # no network, bank or batch is as large
 ImageShape = Annotated[tuple[int, int, int], (tuple, list), "tuple (C, H, W)"]
 RandomState = Annotated[Any, "random_state", "int, RandomState instance or None"]
 Verbosity = Annotated[int, "verbose", "int"]
@@ -70,6 +79,112 @@ class Declared(BaseEstimator):
 
     _documented: ClassVar[dict] = {"Parameters": {}, "Attributes": {}}
     _parameter_constraints: ClassVar[dict] = {}
+
+    def _with_plain_values(self) -> Self:
+        """Return a copy, in which numbers and strings are Python's own."""
+        return type(self)(**self._plain_values())
+
+    def _plain_values(self) -> dict:
+        """Return the parameters, each number of the type that was declared."""
+        return {
+            name: as_declared(plain(value), name, self._parameter_constraints[name])
+            for name, value in self.get_params(deep=False).items()
+        }
+
+    def _validate_params(self):
+        """Check each parameter against its annotation."""
+        validate_parameter_constraints(
+            self._parameter_constraints, self._plain_values(), type(self).__name__
+        )
+
+
+def as_declared(value, name: str, allowed: list):
+    """Turn a plain number into one of the type declared: torch tells them apart.
+
+    Parameters
+    ----------
+    value : object
+        Anything but a number, or a list of some, comes back as it is.
+    name : str
+        Of the parameter.
+    allowed : list
+        Its constraints.
+
+    Returns
+    -------
+    value : object
+
+    Raises
+    ------
+    ValueError
+        If the number does not fit 64 bits.
+    """
+    if type(value) in (tuple, list):
+        return type(value)(as_declared(one, name, [Integral, Real]) for one in value)
+    types = [getattr(one, "type", one) for one in allowed]
+    if isinstance(value, bool) and "boolean" in types or not isinstance(value, Real):
+        return value
+    whole = isinstance(value, Integral) and Integral in types
+    if whole and not -(2**63) <= value < 2**63:
+        _raise_too_large(name)
+    try:
+        return int(value) if whole else float(value) if Real in types else value
+    except OverflowError:
+        _raise_too_large(name)
+
+
+def _raise_too_large(name) -> NoReturn:
+    raise ValueError(f"{name} is a number that does not fit 64 bits. Pass another one.")
+
+
+@contextlib.contextmanager
+def sizes_fit(params: dict) -> Iterator[None]:
+    """Say which parameter is too large, where torch only says that something is.
+
+    Parameters
+    ----------
+    params : dict
+        The parameters that are used inside the block.
+
+    Raises
+    ------
+    ValueError
+        If something fails, and a size among the parameters is huge.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, OverflowError, TypeError) as error:
+        sizes = {name: v for name, v in params.items() if name != "random_state"}
+        huge = [f"{name}={v!r}" for name, v in sizes.items() if _is_huge(v)]
+        if not huge:
+            raise
+        raise ValueError(
+            f"{', '.join(huge)[:500]} is more than the memory holds, or than torch "
+            "takes. Pass less."
+        ) from error
+
+
+def _is_huge(value) -> bool:
+    if isinstance(value, (tuple, list)):
+        return any(map(_is_huge, value))
+    return isinstance(value, Integral) and value > HUGE
+
+
+def plain(value):
+    """Turn numpy's scalars into Python's, within lists and dicts, too.
+
+    Searches give the former, which torch does not take everywhere. All other objects
+    stay what they are.
+    """
+    if isinstance(value, np.longdouble):  # of which item makes no float
+        return float(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    if type(value) is dict:
+        return {key: plain(part) for key, part in value.items()}
+    return value
 
 
 def constraints(annotation) -> list:

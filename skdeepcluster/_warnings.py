@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import joblib
@@ -14,6 +17,7 @@ import torch
 
 FILES = (__file__, *(str(p.__file__) for p in (joblib, sklearn, skorch, torch)))
 BETWEEN = tuple(f"{Path(file).parent}{os.sep}" for file in FILES)
+FILTERS = threading.RLock()
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
@@ -28,3 +32,21 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(BETWEEN):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
+
+
+@contextlib.contextmanager
+def ignored(category: type[Warning], message: str = "") -> Iterator[None]:
+    """Ignore a warning inside the block, in one thread at a time.
+
+    Filters are those of the process: threads that change them beside each other would
+    leave them changed.
+
+    Parameters
+    ----------
+    category : type of Warning
+    message : str
+        What it begins with.
+    """
+    with FILTERS, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message, category)
+        yield
