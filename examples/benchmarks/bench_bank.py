@@ -19,8 +19,9 @@ import torch
 from torch.nn import functional as F
 
 from skdeepcluster import SCL
-from skdeepcluster._engine.device import resolve_device, resolve_precision, seeded
+from skdeepcluster._engine.device import resolve_device, resolve_precision
 from skdeepcluster._engine.protocol import Batch, DataFacts
+from skdeepcluster._engine.randomness import seeded
 from skdeepcluster._input.images import Images
 from skdeepcluster._input.scaling import Scaling
 from skdeepcluster.augment import make_augmentation
@@ -120,7 +121,7 @@ def main():
     if args.threads:
         torch.set_num_threads(args.threads)
     device = resolve_device(args.device)
-    with seeded(0, device):
+    with seeded(0):
         rows = [measure(n, args.batch_size, args.repeats, device) for n in args.n]
     for row in rows:
         print({name: round(value, 2) for name, value in row.items()})

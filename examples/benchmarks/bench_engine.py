@@ -25,8 +25,9 @@ from torchvision.transforms import v2
 
 from skdeepcluster import DigPro
 from skdeepcluster._engine.batches import EpochBatches
-from skdeepcluster._engine.device import resolve_device, resolve_precision, seeded
+from skdeepcluster._engine.device import resolve_device, resolve_precision
 from skdeepcluster._engine.protocol import Batch, DataFacts
+from skdeepcluster._engine.randomness import seeded
 from skdeepcluster._input.images import Images
 from skdeepcluster._input.scaling import Scaling
 from skdeepcluster.augment import make_augmentation
@@ -112,7 +113,7 @@ def engine(X, images, settings, device):
 
 def bare(X, images, settings, device):
     """Train by a plain loop over the same batched views."""
-    with seeded(0, device):
+    with seeded(0):
         parts = build(images, settings, device)
         module = parts[0]
         data = images.to(device)
@@ -163,7 +164,7 @@ def torchvision_views(shape):
 
 def per_image(X, images, settings, device, workers):
     """Train by the same loop, fed image by image."""
-    with seeded(0, device):
+    with seeded(0):
         parts = build(images, settings, device)
         loader = DataLoader(
             PerImage(X, torchvision_views(images.shape)),

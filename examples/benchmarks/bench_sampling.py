@@ -12,7 +12,8 @@ import time
 import record
 import torch
 
-from skdeepcluster._engine.device import resolve_device, seeded
+from skdeepcluster._engine.device import resolve_device
+from skdeepcluster._engine.randomness import seeded
 from skdeepcluster.gcc import Generated
 from skdeepcluster.gcc.denoisers import resolve_denoiser
 from skdeepcluster.gcc.diffusion import ConditionalDiffusion
@@ -37,7 +38,7 @@ def main():
     device, rows = resolve_device(args.device), []
     for name in args.denoisers:
         denoiser = resolve_denoiser(name, tuple(args.shape), device)
-        with seeded(0, device):
+        with seeded(0):
             model = ConditionalDiffusion(tuple(args.shape), 10, denoiser).to(device)
             model = model.eval().to(memory_format=torch.channels_last)
             labels = torch.arange(args.n, device=device) % 10
