@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 from typing import ClassVar
 
 import numpy as np
@@ -17,12 +18,19 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from ._engine.batches import EpochBatches
-from ._engine.device import make_seed, resolve_device, resolve_precision, seeded
+from ._engine.checkpoint import clock_of, last_training
+from ._engine.device import resolve_device, resolve_precision
+from ._engine.guard import guarded, pinned
+from ._engine.interrupts import Interrupted, ending, interruption, signals
 from ._engine.net import ClusterNet
 from ._engine.protocol import ClusterModule, DataFacts
+from ._engine.randomness import make_seed, own_draws, seeded
+from ._input.images import expand
 from ._input.layouts import as_images
 from ._input.scaling import Scaling
+from ._parameters import sizes_fit
 from ._settings import Budget, SharedParameters
+from ._storage.pickling import Stored
 from ._warnings import warn
 from .augment import make_augmentation
 from .backbones import resolve_backbone
@@ -31,6 +39,8 @@ from .callbacks import (
     CollapseWarning,
     StopWhenConverged,
     TrainingBar,
+    arrange_callbacks,
+    check_patterns,
     sklearn_callbacks,
     with_callbacks,
 )
@@ -45,15 +55,17 @@ def _unchanged_on_error(fit):
         before = dict(vars(self))
         try:
             return fit(self, X, y)
-        except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+        except BaseException as error:
+            if getattr(error, "estimator", None) is not self:  # else it is fitted
+                vars(self).clear()
+                vars(self).update(before)
             raise
 
     return wrapper
 
 
 class DeepClusterer(
+    Stored,
     ClassNamePrefixFeaturesOutMixin,
     CallbackSupportMixin,
     TransformerMixin,
@@ -147,8 +159,14 @@ class DeepClusterer(
         FloatingPointError
             If a loss becomes NaN or infinite.
         """
+        sizes = sizes_fit(self.get_params(deep=False))
+        with pinned(), seeded(make_seed(self.random_state)), sizes:
+            return self._fit(X, y)
+
+    def _fit(self, X, y):
         device = resolve_device(self.device)
-        images, self.layout_ = as_images(self, X, image_shape=self.image_shape)
+        images, self.layout_ = as_images(self, X, self.image_shape, skip=True)
+        self.skipped_ = images.rows.skipped if images.rows else []
         self.image_shape_ = self.layout_.shape
         check_enough(len(images), self._n_clusters)
         data = DataFacts(
@@ -157,79 +175,99 @@ class DeepClusterer(
             scaling=Scaling(images),
             augmentation=make_augmentation(self.augment, self.image_shape_),
         )
-        p = type(self)(**self.get_params(deep=False))
+        p = self._with_plain_values()
         p._resolve(data)
+        max_epochs = p.max_epochs
+        checkpoint, state = last_training(self, images, max_epochs)
+        if state is not None:
+            p.max_epochs = clock_of(state).max_epochs  # the plan; the rest is added
         with (
-            seeded(make_seed(self.random_state), device),
-            sklearn_callbacks(self, p.max_epochs, X, y, self._state) as bridge,
+            signals() as asked,
+            sklearn_callbacks(self, max_epochs, X, y, self._state) as bridge,
         ):
-            net = self._make_net(p, data, bridge)
+            net = self._make_net(p, data, bridge, checkpoint)
+            if state is not None:
+                net.load_training_state(state, max_epochs)
             # loader workers and pinned memory need the data on the host
             loader = ("iterator_train__num_workers", "iterator_train__pin_memory")
             if not any((self.net_params or {}).get(key) for key in loader):
                 images = images.to(device)
-            net.train(images)
-            self._check_interrupt(net)
+            self._train(net, images, asked)
+            asked.hold()
             net.finish(images)
             self._finish(net, images)
             self._check_empty()
+        if asked.noted is not None:
+            raise interruption(asked.noted, self)
         return self
 
-    def _make_net(self, p, data, bridge):
+    def _train(self, net, images, asked):
+        """Train until the end, or until something asks to stop."""
+        try:
+            net.train(images)
+        except Interrupted:
+            pass
+        except KeyboardInterrupt:
+            # the second Ctrl-C wants to end at once; the caller's own handling of
+            # signals has the first one come here
+            if asked.noted is not None:
+                raise
+            asked.noted = signal.SIGINT
+        if not any("loss" in row for row in net.history):
+            if asked.noted is not None:  # nothing was learnt
+                raise ending(asked.noted)
+            raise ValueError(
+                "A callback ended training before the first epoch was done: nothing "
+                "was learnt. Stop at the end of an epoch, or later."
+            )
+
+    def _make_net(self, p, data, bridge, checkpoint=None):
         """Build the net of resolved parameters."""
         self._check_net_params()
-        module = self.module(p, data)
+        with own_draws():
+            module = self.module(p, data)
         if getattr(getattr(module, "centers", None), "ndim", 0) != 2:
             raise TypeError(
                 f"{type(module).__name__} has no centers of two dimensions: register a "
                 "buffer of that name, of shape (n_clusters, d)."
             )
-        callbacks = self._callbacks()
-        if self.verbose:
-            callbacks.append(("bar", TrainingBar(type(self).__name__)))
-        callbacks += [*(self.callbacks or []), *bridge]
-        callbacks.append(("converged", StopWhenConverged()))
+        own = self._callbacks()
+        if p.verbose:
+            own.append(TrainingBar(type(self).__name__, lines=p.verbose > 1))
         params = {
             "lr": p.lr,
             "max_epochs": p.max_epochs,
             "batch_size": p.batch_size,
-            "callbacks": callbacks,
+            "callbacks": arrange_callbacks(
+                own, p.callbacks, [*bridge, StopWhenConverged()]
+            ),
             "device": str(p.device),
             "verbose": 0,
+            "checkpoint": checkpoint,
             "bfloat16": resolve_precision(p.precision, p.device, data.image_shape),
             **module.optimizer(),
-            **(self.net_params or {}),
+            **(p.net_params or {}),
         }
         try:
-            return ClusterNet(module, **params).initialize()
+            net = ClusterNet(module, **params).initialize()
         except (TypeError, ValueError) as error:
-            if self.net_params:
-                error.add_note(
-                    f"net_params={self.net_params!r} went to skorch.NeuralNet: its "
-                    "keys are parameters of that, such as optimizer__weight_decay."
-                )
-            raise
-
-    def _check_interrupt(self, net):
-        # skorch ends training by KeyboardInterrupt, its callbacks between epochs
-        rows = net.history
-        if not rows or "loss" in rows[-1]:
-            return
-        if len(rows) == 1:
-            raise KeyboardInterrupt
-        warn(
-            f"Training was interrupted in epoch {len(rows)} of {net.max_epochs}; the "
-            "estimator holds what was learnt until then.",
-            ConvergenceWarning,
-        )
+            if not p.net_params:
+                raise
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(
+                f"net_params={p.net_params!r} cannot be used: {error}. Its keys are "
+                "parameters of skorch.NeuralNet, such as optimizer__weight_decay."
+            ) from error
+        check_patterns(net)
+        return net
 
     def _finish(self, net, images):
         """Set the fitted attributes; empty clusters are left out of the labels."""
-        inner = {"batches", "train_batch_count"}
+        inner = {"batches", "train_batch_count", "loss_best"}
         self.history_ = [
             {key: row[key] for key in row if key not in inner}
             for row in net.history
-            if "loss" in row  # an epoch that Ctrl-C broke off has none
+            if "loss" in row  # an epoch that was broken off has none
         ]
         self.n_iter_ = len(self.history_)
         self.net_ = net
@@ -240,6 +278,9 @@ class DeepClusterer(
         self.cluster_sizes_ = np.bincount(self.labels_)
         self.cluster_centers_ = net.module_.centers.cpu().numpy()[self._kept]
         self._set_fitted(net.module_, images)
+        for name in self._per_sample:
+            setattr(self, name, expand(getattr(self, name), images))
+        net.checkpoint = None
         net.trim_for_prediction()  # nothing in it points back at the estimator
 
     def _check_empty(self):
@@ -254,18 +295,11 @@ class DeepClusterer(
 
     # -- using the fitted networks -----------------------------------------------------
 
-    def _read(self, X):
+    def _read(self, X, skip=False):
+        """Read new images; with ``skip``, :func:`expand` the result by them."""
         check_is_fitted(self)
-        images, _ = as_images(self, X, layout=self.layout_)
-        scaling = self.net_.module_.scaling
-        if scaling.reads_uint8 and images.data.dtype.kind == "f":
-            highest, fitted = float(images.data.max()), int(scaling.span)
-            if (highest <= 1) != (fitted == 1):
-                warn(
-                    f"X holds values up to {highest:g}, but the estimator was fitted "
-                    f"on images of 0 to {fitted}. Pass images of that range, or uint8."
-                )
-        return images
+        images, _ = as_images(self, X, layout=self.layout_, skip=skip)
+        return self.net_.module_.scaling.match(images)
 
     def _embed(self, images):
         return self.net_.evaluate(images, self.net_.module_.encode).cpu().numpy()
@@ -274,6 +308,7 @@ class DeepClusterer(
         logits = self.net_.evaluate(images, self.net_.module_.logits)
         return logits.cpu().numpy()[:, self._kept]
 
+    @guarded
     def transform(self, X):
         """Embed images.
 
@@ -293,8 +328,10 @@ class DeepClusterer(
         ValueError
             If X does not hold images of the fitted shape.
         """
-        return self._embed(self._read(X))
+        images = self._read(X, skip=True)
+        return expand(self._embed(images), images)
 
+    @guarded
     def predict(self, X):
         """Assign images to clusters.
 
@@ -315,8 +352,10 @@ class DeepClusterer(
         ValueError
             If X does not hold images of the fitted shape.
         """
-        return self._logits(self._read(X)).argmax(1)
+        images = self._read(X, skip=True)
+        return expand(self._logits(images).argmax(1), images)
 
+    @guarded
     def predict_proba(self, X):
         """Give the probability of each cluster.
 
@@ -328,7 +367,8 @@ class DeepClusterer(
         Returns
         -------
         proba : ndarray of shape (n, n_clusters), float32
-            Rows sum to 1; the columns are the clusters of ``labels_``.
+            Rows sum to 1; the columns are the clusters of ``labels_``. Empty clusters
+            have columns of 0, after the others.
 
         Raises
         ------
@@ -337,9 +377,11 @@ class DeepClusterer(
         ValueError
             If X does not hold images of the fitted shape.
         """
-        logits = self._logits(self._read(X))
-        return torch.from_numpy(logits).softmax(1).numpy()
+        images = self._read(X, skip=True)
+        asked = self.net_.module_.p.n_clusters
+        return expand(probabilities(self._logits(images), asked), images)
 
+    @guarded
     def score(self, X, y=None):
         """Simplified silhouette of the embedding: higher is better, in [0, 1].
 
@@ -370,7 +412,7 @@ class DeepClusterer(
         Vendramin, Campello and Hruschka, *Relative clustering validity criteria*,
         2010.
         """
-        images = self._read(X)
+        images = self._read(X, skip=True)
         if len(self.cluster_centers_) < 2:
             return -1.0
         module = self.net_.module_
@@ -383,6 +425,15 @@ class DeepClusterer(
         tags.transformer_tags.preserves_dtype = ["float32"]
         tags.input_tags.three_d_array = True
         return tags
+
+
+def probabilities(logits, n_clusters):
+    """Softmax of the clusters in use, and columns of 0 for the empty ones.
+
+    A column for each cluster: so the folds of a cross-validation fit together.
+    """
+    proba = torch.from_numpy(logits).softmax(1).numpy()
+    return np.pad(proba, ((0, 0), (0, n_clusters - proba.shape[1])))
 
 
 def check_enough(n_samples, n_clusters):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,6 +17,7 @@ from ._parameters import (
     Count,
     Declared,
     ImageShape,
+    NonNegative,
     Positive,
     RandomState,
     Verbosity,
@@ -71,6 +73,9 @@ class SharedParameters(Declared):
         Channels, height and width of an image. Pass it if the rows of a 2-D X are
         flattened images, if image files shall be resized, or if it is ambiguous where
         the channels of a 4-D X are.
+    on_error
+        What to do with image files that cannot be read: ``"raise"`` names all of them
+        in one error; ``"skip"`` leaves them out, warns, and gives them the label -1.
     backbone
         Network that turns images into features: ``"conv"``, ``"resnet18"`` (with a stem
         for small images), ``"mlp"``, the name of a torchvision classification model
@@ -102,9 +107,24 @@ class SharedParameters(Declared):
         ``net__optimizer__weight_decay``.
     callbacks
         Callbacks of skorch, which training calls beside the package's own.
+    checkpoint
+        Folder in which training is saved while it runs, and from which ``fit`` goes on
+        after the process was killed: with the same data and parameters it ends as if
+        nothing had happened, on a CPU bit for bit. Callbacks of your own start anew.
+        A folder holds one training. None saves nothing.
+    checkpoint_every
+        Seconds between two writes to ``checkpoint`` at least, each at the end of an
+        epoch; with 0 every epoch is saved.
+    warm_start
+        Whether ``fit`` goes on with the last training of this estimator, on the same
+        data, if ``max_epochs`` was raised since: the epochs added have a rise and a
+        decay of the learning rate of their own. Networks, optimiser and memories are
+        kept for that. With a ``checkpoint``, ``fit`` goes on in any case.
     verbose
-        Whether a progress bar shows the parts of the loss and the time left: 1 for yes,
-        0 for no.
+        What is shown in training, with the parts of the loss and the time left: nothing
+        (0); a bar, or where there is neither terminal nor notebook some lines (1); a
+        line an epoch (2). Lines go to the logger ``skdeepcluster`` if that takes INFO,
+        else to the standard error.
     random_state
         Seed of all that is random. On one CPU the same seed gives the same labels, bit
         for bit. The global generators are not touched.
@@ -112,7 +132,7 @@ class SharedParameters(Declared):
     Attributes
     ----------
     labels_ : ndarray of shape (n,), int64
-        Cluster of each sample, consecutive from 0.
+        Cluster of each sample, consecutive from 0; -1 for image files left out.
     cluster_centers_ : ndarray of shape (n_clusters, d), float32
         Centre of each cluster in the embedding. Empty clusters are left out.
     cluster_sizes_ : ndarray of shape (n_clusters,), int64
@@ -134,10 +154,13 @@ class SharedParameters(Declared):
         Values of an image: C * H * W.
     feature_names_in_ : ndarray of shape (d,)
         Column names, if X was a DataFrame with string names.
+    skipped_ : list of tuple (row, path, reason)
+        Image files that were left out, with ``on_error="skip"``.
     """
 
     n_clusters: Count = field(default=8, kw_only=False)
     image_shape: ImageShape | None = None
+    on_error: Literal["raise", "skip"] = "raise"
     backbone: str | nn.Module = "auto"
     augment: str | Callable = "auto"
     max_epochs: Count | Auto = "auto"
@@ -147,6 +170,9 @@ class SharedParameters(Declared):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     net_params: dict | None = None
     callbacks: list | None = None
+    checkpoint: str | os.PathLike | None = None
+    checkpoint_every: NonNegative = 60.0
+    warm_start: bool = False
     verbose: Verbosity = 0
     random_state: RandomState = None
 

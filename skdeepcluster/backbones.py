@@ -120,7 +120,11 @@ class _Torchvision(nn.Module):
         # heads of their own, which return more than one tensor in training
         auxiliary = name in ("googlenet", "inception_v3")
         options = {"aux_logits": False, "init_weights": True} if auxiliary else {}
-        self.network = get_model(name, weights=None, **options)
+        try:
+            self.network = get_model(name, weights=None, **options)
+        except NotImplementedError:  # RegNet computes its widths, as meta cannot
+            with torch.device("cpu"):
+                self.network = get_model(name, weights=None, **options).to("meta")
         for head in ("fc", "classifier", "head", "heads"):
             if hasattr(self.network, head):
                 setattr(self.network, head, nn.Identity())

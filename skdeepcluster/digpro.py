@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ._engine.average import Average, short_at_first
 from ._engine.protocol import ClusterModule
+from ._engine.randomness import generator
 from ._engine.schedules import WarmupCosine
 from ._estimator import DeepClusterer
 from ._parameters import AtLeastTwo, Auto, Count, NonNegative, Positive, Share
@@ -128,6 +129,7 @@ class DigProModule(ClusterModule):
 
     p: DigPro
     saved = ["refreshed"]
+    training_only = ["online", "predictor", "groups", "bank", "labels"]
 
     def __init__(self, p, data):
         super().__init__(p, data)
@@ -194,7 +196,8 @@ class DigProModule(ClusterModule):
         """Prediction of the projections moved by noise; none while warming up."""
         if warm or self.p.noise_std == 0:
             return predicted
-        noise = self.p.noise_std * torch.randn_like(online)
+        own = generator(online.device)
+        noise = self.p.noise_std * torch.empty_like(online).normal_(generator=own)
         return self.run(self.predictor, online + noise)
 
     def reset_is_due(self):

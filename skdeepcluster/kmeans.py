@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ._engine.randomness import generator
+
 MAX_ENTRIES = 2**24  # of one block of similarities: bounds the memory, not the result
 
 
@@ -57,13 +59,15 @@ def spherical_kmeans(
         centers = _means(features, labels, similarity, centers)
     labels, similarity = _assign(features, centers)
     best = similarity.mean(1).argmax()
-    return centers[best], labels[best]
+    # a view would keep the labels of all runs alive
+    return centers[best].clone(), labels[best].clone()
 
 
 def _plus_plus(features: Tensor, n_clusters: int, n_init: int) -> Tensor:
     """k-means++ draws (Arthur and Vassilvitskii, 2007), shape (n_init, k, d)."""
     n = len(features)
-    chosen = torch.randint(n, (n_init,), device=features.device)
+    own = generator(features.device)
+    chosen = torch.randint(n, (n_init,), device=features.device, generator=own)
     centers, nearest = [features[chosen]], None
     for _ in range(1, n_clusters):
         # |a - b|^2 = 2 - 2 cos for unit vectors
@@ -71,7 +75,7 @@ def _plus_plus(features: Tensor, n_clusters: int, n_init: int) -> Tensor:
         nearest = distance if nearest is None else torch.minimum(nearest, distance)
         # identical samples leave no distance to draw by: then any sample will do
         weights = torch.where(nearest.sum(1, keepdim=True) > 0, nearest, 1.0)
-        centers.append(features[torch.multinomial(weights, 1)[:, 0]])
+        centers.append(features[torch.multinomial(weights, 1, generator=own)[:, 0]])
     return torch.stack(centers, dim=1)
 
 

@@ -9,8 +9,9 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import EarlyStopping
-from toy import IMAGES, RUNTIME, STEPS, Spy, Toy, ToyModule, make, make_images
+from toy import IMAGES, STEPS, Spy, Toy, ToyModule, make, make_images, stops
 
+from skdeepcluster import callbacks
 from skdeepcluster.callbacks import CollapseWarning
 
 # -- callbacks -------------------------------------------------------------------------
@@ -36,75 +37,6 @@ def test_callbacks_can_be_used_again():
     estimator.fit(IMAGES)
     assert values == [1, 2, 1, 2]
     assert len(callbacks) == 1
-
-
-# -- interrupts ------------------------------------------------------------------------
-
-
-def interrupts(event, at):
-    seen = []
-
-    def interrupt(net):
-        seen.append(event)
-        if len(seen) == at:
-            raise KeyboardInterrupt
-
-    return Spy(event, interrupt)
-
-
-@pytest.mark.filterwarnings("ignore:Training was interrupted")
-@pytest.mark.parametrize(
-    ("event", "at", "epochs"),  # two steps an epoch
-    [
-        ("on_epoch_end", 1, 1),
-        ("on_epoch_end", 2, 2),
-        ("on_epoch_begin", 3, 2),
-        ("on_batch_begin", 3, 1),
-        ("on_batch_end", 3, 1),
-        ("on_batch_end", 6, 2),
-    ],
-)
-def test_history_of_an_interrupted_fit_has_whole_rows(event, at, epochs):
-    estimator = make(max_epochs=5, callbacks=[interrupts(event, at)]).fit(IMAGES)
-    assert estimator.n_iter_ == len(estimator.history_) == epochs
-    for row in estimator.history_:
-        assert set(row) == RUNTIME | {"loss_size", "loss_mean", "largest"}
-    np.testing.assert_array_equal(estimator.predict(IMAGES), estimator.labels_)
-
-
-@pytest.mark.parametrize("event", ["on_batch_begin", "on_batch_end"])
-def test_interrupt_before_a_whole_epoch_ends_fit(event):
-    estimator = make(max_epochs=5, callbacks=[interrupts(event, 1)])
-    before = dict(vars(estimator))
-    with pytest.raises(KeyboardInterrupt):
-        estimator.fit(IMAGES)
-    assert vars(estimator) == before
-
-
-def test_interrupt_within_an_epoch_is_said():
-    stop = interrupts("on_batch_begin", 3)
-    with pytest.warns(ConvergenceWarning, match="interrupted in epoch 2 of 5"):
-        make(max_epochs=5, callbacks=[stop]).fit(IMAGES)
-    with warnings.catch_warnings():
-        # a callback that stops between epochs is no news
-        warnings.simplefilter("error")
-        make(max_epochs=5, callbacks=[interrupts("on_epoch_end", 1)]).fit(IMAGES)
-
-
-class InterruptedAtTheEnd(ToyModule):
-    """Ctrl-C comes in the E-step after the second epoch."""
-
-    def refresh(self, embed):
-        if self.clock.epoch == 2:
-            raise KeyboardInterrupt
-        return super().refresh(embed)
-
-
-def test_interrupt_in_the_e_step_is_one_within_the_epoch():
-    with pytest.warns(ConvergenceWarning, match="interrupted in epoch 2 of 5"):
-        estimator = make(InterruptedAtTheEnd, max_epochs=5).fit(IMAGES)
-    assert estimator.n_iter_ == 1
-    np.testing.assert_array_equal(estimator.predict(IMAGES), estimator.labels_)
 
 
 # -- errors ----------------------------------------------------------------------------
@@ -136,6 +68,7 @@ def test_the_bar_is_closed_by_an_error_and_does_not_hide_it(monkeypatch, module)
     good = tqdm.__init__
     monkeypatch.setattr(tqdm, "__init__", init)
     monkeypatch.setattr(tqdm, "close", spy)
+    monkeypatch.setattr(callbacks, "shows_bars", lambda: True)
     with pytest.raises(RuntimeError, match="out of memory, say"):
         make(module, verbose=1).fit(IMAGES)
     # the first step may fail before the bar is there
@@ -228,7 +161,7 @@ def test_warnings_point_at_the_call_of_predict():
     for method in (estimator.predict, estimator.transform, estimator.score):
 
         def call(method=method):
-            method(IMAGES / 255)
+            method(IMAGES[:1] / 12.5)  # as dark as no training image
 
         assert places(call) == {(__file__, here(call))}
 
@@ -254,7 +187,7 @@ def test_warnings_in_a_callback_point_at_the_callback():
     fitted = make().fit(IMAGES)
 
     def call(net):
-        fitted.predict(IMAGES / 255)
+        fitted.predict(IMAGES[:1] / 12.5)  # as dark as no training image
 
     estimator = make(max_epochs=1, callbacks=[Spy("on_epoch_end", call)])
     assert places(lambda: estimator.fit(IMAGES)) == {(__file__, here(call))}
@@ -263,6 +196,12 @@ def test_warnings_in_a_callback_point_at_the_callback():
 # -- what is shown ---------------------------------------------------------------------
 
 
+@pytest.fixture
+def terminal(monkeypatch):
+    monkeypatch.setattr(callbacks, "shows_bars", lambda: True)
+
+
+@pytest.mark.usefixtures("terminal")
 def test_bar_counts_steps_and_epochs(capsys):
     make(verbose=1, max_epochs=3).fit(IMAGES)
     out, err = capsys.readouterr()
@@ -272,8 +211,9 @@ def test_bar_counts_steps_and_epochs(capsys):
         assert part in err
 
 
+@pytest.mark.usefixtures("terminal")
 def test_bar_of_a_fit_that_stops_early(capsys):
-    make(verbose=1, max_epochs=9, callbacks=[interrupts("on_epoch_end", 2)]).fit(IMAGES)
+    make(verbose=1, max_epochs=9, callbacks=[stops("on_epoch_end", 2)]).fit(IMAGES)
     assert f"{2 * STEPS}/{9 * STEPS}" in capsys.readouterr().err
 
 

@@ -11,7 +11,8 @@ from sklearn.metrics import pairwise_distances_argmin
 from skorch.callbacks import Callback
 from small_gcc import fitted, make, squares
 
-from skdeepcluster.gcc import GCC, Generated
+from skdeepcluster import callbacks
+from skdeepcluster.gcc import GCC, Generated, diffusion
 from skdeepcluster.gcc import module as gcc_module
 from skdeepcluster.gcc.bank import Bank
 from skdeepcluster.gcc.diffusion_training import DiffusionObjective
@@ -330,39 +331,56 @@ def test_interrupt_while_the_diffusion_model_trains(monkeypatch):
         return losses(self, batch)
 
     monkeypatch.setattr(DiffusionObjective, "losses", interrupted)
-    with pytest.warns(ConvergenceWarning, match="interrupted in epoch 3 of 6"):
-        model = make(max_epochs=6).fit(X)
+    with pytest.raises(KeyboardInterrupt, match="interrupted after epoch 2") as caught:
+        make(max_epochs=6).fit(X)
+    model = caught.value.estimator
     assert len(seen) == 5  # it did not go on with the next stage
     np.testing.assert_array_equal(model.predict(X), model.labels_)
     np.testing.assert_array_equal(model.pretrain_labels_, model.labels_)
 
 
-def test_interrupt_in_stage_one():
+def test_a_callback_that_stops_in_stage_one():
     class Stop(Callback):
         def on_batch_end(self, net, **kwargs):
             if net.module_.clock.step == 3:  # of 1 a step each epoch: in the third
                 raise KeyboardInterrupt
 
-    with pytest.warns(ConvergenceWarning, match="interrupted in epoch 3 of 8"):
-        model = make(max_epochs=8, batch_size=60, callbacks=[Stop()]).fit(X)
+    model = make(max_epochs=8, batch_size=60, callbacks=[Stop()]).fit(X)
     (row,) = model.stages_
     assert row["stage"] == "pretraining" and row["epochs"] == model.n_iter_ == 2
     np.testing.assert_array_equal(model.pretrain_labels_, model.labels_)
 
 
-def test_times_are_shown(capsys):
-    make({"steps": 2}, max_epochs=2, verbose=1).fit(X)
+STAGES = [
+    r"GCC, round 0: pretraining took \d+\.\d s",
+    r"GCC, round 1: diffusion took",
+    r"GCC, round 1: sampling took",
+    r"GCC, round 1: calibration took",
+]
+BARS = [
+    r"GCC, diffusion model, round 1: 100%",
+    r"GCC, generated images, round 1: 100%",
+]
+
+
+@pytest.mark.parametrize(
+    ("verbose", "terminal", "shown", "missing"),
+    [
+        (1, True, STAGES + BARS, []),
+        (1, False, [*STAGES, r"GCC, diffusion model, round 1, epoch 1/1: "], ["\r"]),
+        (2, True, [*STAGES, r"GCC, epoch 1/2: loss"], ["\r"]),
+    ],
+)
+def test_times_are_shown(capsys, monkeypatch, verbose, terminal, shown, missing):
+    for module in (callbacks, diffusion):
+        monkeypatch.setattr(module, "shows_bars", lambda: terminal)
+    make({"steps": 2}, max_epochs=2, verbose=verbose).fit(X)
     out, err = capsys.readouterr()
     assert out == ""
-    for words in (
-        r"GCC, round 0: pretraining took \d+\.\d s",
-        r"GCC, round 1: diffusion took",
-        r"GCC, round 1: sampling took",
-        r"GCC, round 1: calibration took",
-        r"GCC, diffusion model, round 1: 100%",
-        r"GCC, generated images, round 1: 100%",
-    ):
+    for words in shown:
         assert re.search(words, err), words
+    for words in missing:
+        assert words not in err
 
 
 def test_mirrored_views_make_a_mirroring_diffusion_model(monkeypatch):

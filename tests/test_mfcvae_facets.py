@@ -148,17 +148,19 @@ def test_empty_clusters_are_left_out(X):
         ]
         assert sum(said) == (active[j] < k)
     assert active[1] < 12
-    for j in range(2):
+    for j, k in enumerate((20, 12)):
         found = np.unique(model.facet_labels_[:, j])
         np.testing.assert_array_equal(found, np.arange(active[j]))
-        assert model.predict_proba(X, facet=j).shape == (N, active[j])
+        proba = model.predict_proba(X, facet=j)
+        assert proba.shape == (N, k)
+        assert (proba[:, active[j] :] == 0).all()
         assert len(model.means_[j]) == len(model.weights_[j]) == active[j]
         assert model.weights_[j].sum() == pytest.approx(1, rel=1e-6)
         # a cluster's mean is where its members are
         Z = model.transform(X)[:, model.facet_slices_[j]]
-        for k, mean in enumerate(model.means_[j]):
-            spread = np.sqrt(np.diagonal(model.covariances_[j][k]))
-            members = Z[model.facet_labels_[:, j] == k]
+        for c, mean in enumerate(model.means_[j]):
+            spread = np.sqrt(np.diagonal(model.covariances_[j][c]))
+            members = Z[model.facet_labels_[:, j] == c]
             assert (np.abs(members.mean(0) - mean) < 2 * spread).all()
     # samples are of the clusters that are left, by their new numbers
     assert any((kept != np.arange(len(kept))).any() for kept in model._kept_facets)

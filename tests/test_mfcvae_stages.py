@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from small_mfcvae import make_module
@@ -94,6 +95,19 @@ def test_every_step_of_a_training_follows_the_schedule(two_factors, shares, fade
 
 
 # -- the priors ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lengths", [(1,), (7,), (3, 10)])
+def test_more_refits_than_epochs_are_one_after_each(lengths):
+    ends = np.cumsum(lengths).tolist()
+    starts = [end - n + round(0.3 * n) for end, n in zip(ends, lengths, strict=True)]
+    every = {
+        epoch
+        for start, end in zip(starts, ends, strict=True)
+        for epoch in range(start + 1, end + 1)
+    }
+    for n_refits in (2 * max(lengths), 99, 2**63):
+        assert refit_epochs(lengths, 0.3, n_refits) == every
 
 
 @pytest.mark.parametrize(

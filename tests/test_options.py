@@ -11,8 +11,9 @@ from toy import Toy
 
 import skdeepcluster
 from skdeepcluster import _estimator, _settings
-from skdeepcluster._engine import protocol
+from skdeepcluster._engine import checkpoint, protocol
 from skdeepcluster._estimator import DeepClusterer
+from skdeepcluster._input import files
 from skdeepcluster.gcc import Generated
 
 METHODS = [*map(type, ESTIMATORS), Toy]
@@ -88,9 +89,10 @@ def test_every_parameter_of_a_method_is_read(cls):
 
 
 def test_every_shared_parameter_is_read():
-    modules = (_estimator, _settings, protocol)
+    modules = (_estimator, _settings, protocol, checkpoint, files)
     trees = [ast.parse(Path(module.__file__).read_text()) for module in modules]
-    read = {n for tree in trees for v, n in attributes(tree) if v in ("p", "self")}
+    names = ("p", "self", "estimator")
+    read = {n for tree in trees for v, n in attributes(tree) if v in names}
     assert {f.name for f in fields(DeepClusterer)} <= read
 
 

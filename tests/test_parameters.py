@@ -47,6 +47,7 @@ ESTIMATORS = [
     cls
     for name in skdeepcluster.__all__
     if isinstance(cls := getattr(skdeepcluster, name), type)
+    and issubclass(cls, DeepClusterer)
 ]
 each_class = pytest.mark.parametrize(
     "cls", [*ESTIMATORS, Generated, Toy], ids=lambda cls: cls.__name__

@@ -114,6 +114,18 @@ class Spy(Callback):
         return self
 
 
+def stops(event, at):
+    """A callback that ends training at an event, the ``at``-th time, as skorch's do."""
+    seen = []
+
+    def stop(net):
+        seen.append(event)
+        if len(seen) == at:
+            raise KeyboardInterrupt
+
+    return Spy(event, stop)
+
+
 def spied(function, event="on_train_begin", images=IMAGES, **params):
     """Values that a function of the net takes at an event of a fit, and the fit."""
     values = []

@@ -30,6 +30,8 @@ class Average(nn.Module):
         The average.
     """
 
+    training_only = ["source"]
+
     def __init__(
         self,
         network: nn.Module,

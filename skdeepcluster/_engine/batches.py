@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, RandomSampler, Sampler
 
+from .randomness import generator
+
 
 class EpochBatches(BatchSampler):
     """Shuffled batches, none larger than asked for and none too small for batch norm.
@@ -35,7 +37,7 @@ class EpochBatches(BatchSampler):
         return self.count(self.n, self.batch_size)
 
     def __iter__(self):
-        order = torch.randperm(self.n)
+        order = torch.randperm(self.n, generator=generator())
         if self.n < 2 * self.batch_size:
             halves = order.tensor_split(len(self))
             yield from (half[: self.batch_size] for half in halves)
@@ -62,4 +64,9 @@ class WeightedBatches(Sampler):
 
     def __iter__(self):
         for _ in range(self.n_batches):
-            yield torch.multinomial(self.weights, self.batch_size, replacement=True)
+            yield torch.multinomial(
+                self.weights,
+                self.batch_size,
+                replacement=True,
+                generator=generator(),
+            )

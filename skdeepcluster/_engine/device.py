@@ -1,12 +1,8 @@
-"""Where to compute, in which precision, and from which random numbers."""
+"""Where to compute, and in which precision."""
 
 from __future__ import annotations
 
-import contextlib
-
-import numpy as np
 import torch
-from sklearn.utils import check_random_state
 
 from .._input.layouts import is_vector
 
@@ -48,25 +44,3 @@ def resolve_precision(precision: str, device: torch.device, image_shape) -> bool
         return False
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
-
-
-def make_seed(random_state) -> int:
-    """Draw a seed; None gives fresh entropy, since numpy's generator is not ours."""
-    if random_state is None:
-        return int(np.random.SeedSequence().generate_state(1)[0])
-    return int(check_random_state(random_state).randint(2**31 - 1))
-
-
-def seed_of_torch() -> int:
-    """Draw a seed from torch's generator, for what draws by another one."""
-    return int(torch.randint(2**31 - 1, ()))
-
-
-@contextlib.contextmanager
-def seeded(seed, device="cpu"):
-    """Seed torch inside the block; the caller's generators are left as they were."""
-    cuda = torch.device(device).type == "cuda"
-    devices = list(range(torch.cuda.device_count())) if cuda else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield

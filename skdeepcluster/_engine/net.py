@@ -11,8 +11,12 @@ from skorch import NeuralNet
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..callbacks import TrainingBar, explain_monitor
 from .batches import EpochBatches
+from .crowd import Crowd
+from .interrupts import StopTraining, check, was_noted
 from .protocol import Batch, Embedder
+from .randomness import generator, generators, may_draw, own_draws
 
 INFERENCE_BATCH = 512
 INFERENCE_PIXELS = 2**19  # of one batch: bounds the activations of large images
@@ -31,15 +35,30 @@ class TrainingNet(NeuralNet):
         Rows of each batch; None: shuffled epochs over all rows.
     rate : str, default="lr"
         What the user knows ``lr`` by.
+    checkpoint : Checkpoint, default=None
+        Where the training is saved; None: nowhere.
     **kwargs
         As for :class:`skorch.NeuralNet`. ``compile=True`` compiles the backbones only.
     """
 
-    def __init__(self, module, *, bfloat16=False, batches=None, rate="lr", **kwargs):
+    def __init__(
+        self,
+        module,
+        *,
+        bfloat16=False,
+        batches=None,
+        rate="lr",
+        checkpoint=None,
+        **kwargs,
+    ):
         kwargs.setdefault("criterion", nn.Identity)
         kwargs.setdefault("train_split", None)
         super().__init__(module, **kwargs)
         self.bfloat16, self.batches, self.rate = bfloat16, batches, rate
+        self.checkpoint = checkpoint
+
+    ended = False
+    _may_draw = None
 
     # -- what skorch is told -----------------------------------------------------------
 
@@ -71,12 +90,19 @@ class TrainingNet(NeuralNet):
         batches = self.batches
         if batches is None:
             batches = EpochBatches(len(dataset), self.batch_size)
-        return DataLoader(
-            dataset,
-            sampler=batches,
-            batch_size=None,
-            **self.get_params_for("iterator_train"),
-        )
+        options = self.get_params_for("iterator_train")
+        try:
+            return DataLoader(
+                dataset,
+                sampler=batches,
+                batch_size=None,
+                generator=generator(),
+                **options,
+            )
+        except (TypeError, ValueError) as error:
+            given = {f"iterator_train__{name}": v for name, v in options.items()}
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"net_params={given!r} cannot be used: {error}.") from error
 
     # -- training ----------------------------------------------------------------------
 
@@ -90,14 +116,56 @@ class TrainingNet(NeuralNet):
         Returns
         -------
         self : TrainingNet
-            An interrupt ends training without an error, as in skorch.
+            A callback that asks to stop ends training without an error.
+
+        Raises
+        ------
+        Interrupted
+            If a signal asks to end the process: between two steps.
         """
         clock = self.module_.clock
+        self.notify("on_train_begin", X=images, y=None)
         try:
-            return self.partial_fit(images, epochs=clock.max_epochs - clock.epoch)
-        except BaseException:  # callbacks have things to close, such as a bar
+            if not self.ended:
+                with Crowd() as self._crowd:
+                    self.fit_loop(images, epochs=max(0, clock.ends[-1] - clock.epoch))
+            self.ended = True
+        except StopTraining:
+            self.ended = True
+        except Exception:
+            for _, callback in self.callbacks_:  # others may overwrite what is good
+                if isinstance(callback, TrainingBar):
+                    callback.on_train_end(self)
+            raise
+        except BaseException:
             self.notify("on_train_end", X=images, y=None)
             raise
+        if self.checkpoint is not None:
+            self.checkpoint.save(self.training_state())
+        self.notify("on_train_end", X=images, y=None)
+        return self
+
+    def notify(self, method_name, **kwargs):
+        """Run a hook of the net, then of its callbacks.
+
+        skorch's callbacks raise ``KeyboardInterrupt`` to end training early. A signal
+        is told from that: it is noted, and obeyed between two steps.
+        """
+        getattr(self, method_name)(self, **kwargs)
+        for _, callback in self.callbacks_:
+            try:
+                getattr(callback, method_name)(self, **kwargs)
+            except KeyboardInterrupt:
+                if was_noted():
+                    raise
+                raise StopTraining from None
+            except Exception:
+                if method_name == "on_epoch_end":
+                    explain_monitor(self, callback)
+                raise
+        if method_name == "on_epoch_end" and self.checkpoint is not None:
+            if self.checkpoint.due():
+                self.checkpoint.save(self.training_state())
 
     def make_batch(self, raw, index) -> Batch:
         """Bring a raw batch to the device and make its views."""
@@ -115,11 +183,23 @@ class TrainingNet(NeuralNet):
             )
         return view.float().contiguous(memory_format=torch.channels_last)
 
+    def train_step(self, batch, **fit_params):
+        try:
+            return super().train_step(batch, **fit_params)
+        except RuntimeError as error:
+            if "without overflow" not in str(error):
+                raise
+            raise FloatingPointError(
+                f"A step of epoch {len(self.history)} is too large for float32. Lower "
+                f"{self.rate}={self.lr}."
+            ) from error
+
     def train_step_single(self, batch, **fit_params):
         module = self.module_.train()
         module.autocast = self.bfloat16
-        self._batch = self.make_batch(*batch)
-        parts = module.losses(self._batch)
+        with self.own_draws():
+            self._batch = self.make_batch(*batch)
+            parts = module.losses(self._batch)
         self._check_scalars("losses", parts)
         if not parts:
             raise TypeError(
@@ -170,20 +250,32 @@ class TrainingNet(NeuralNet):
             "with precision='float32'."
         )
 
+    def own_draws(self):
+        """Give others' code, such as dropout, the random numbers of this training."""
+        if self._may_draw is None:
+            augmentation = self.module_.augmentation
+            self._may_draw = may_draw(self.module_) or may_draw(augmentation)
+        return own_draws(self._may_draw and not self.compile)
+
     def on_batch_begin(self, net, batch=None, training=False, **kwargs):
         super().on_batch_begin(net, batch, training, **kwargs)
-        schedule = self.module_.schedule()
-        if schedule is not None:
-            factor = schedule(self.module_.clock.step)
+        check()
+        factor = self.module_.rate_factor()
+        if factor is not None:
             for group in self.optimizer_.param_groups:
                 group["lr"] = group["initial_lr"] * factor
 
     def on_batch_end(self, net, batch=None, training=False, **kwargs):
-        self.module_.advance(self._batch)
+        with self.own_draws():
+            self.module_.advance(self._batch)
         self._batch = None
+        self._crowd.look()
 
-    def on_epoch_begin(self, net, **kwargs):
-        super().on_epoch_begin(net, **kwargs)
+    def on_epoch_begin(self, net, dataset_train=None, **kwargs):
+        super().on_epoch_begin(net, dataset_train=dataset_train, **kwargs)
+        clock = self.module_.clock
+        if clock.extension and clock.extension[0] == clock.epoch:
+            self.extend(dataset_train)
         self._sums, self._n_seen, self._n_steps = {}, 0, 0
         self._began = time.perf_counter()
 
@@ -194,6 +286,9 @@ class TrainingNet(NeuralNet):
         record = self.history.record
         for name, value in self._sums.items():
             record(name, value / self._n_steps)
+        *earlier, row = self.history
+        # what skorch's callbacks monitor; history_ leaves it out
+        record("loss_best", all(row["loss"] < other["loss"] for other in earlier))
         record("lr", self._lr)
         record("seconds", seconds)
         record("images_per_second", self._n_seen / seconds)
@@ -213,19 +308,19 @@ class TrainingNet(NeuralNet):
         -------
         state : dict
             Networks, averages, memories, assignments, stage and clock (``module``),
-            optimiser, history, and the states of torch's generators. Tensors are those
-            of the net: copy them before training goes on.
+            optimiser, history, and the states of the random generators. Tensors are
+            those of the net: copy them before training goes on.
         """
-        device = torch.device(self.device)
-        cuda = torch.cuda.get_rng_state_all() if device.type == "cuda" else []
         return {
             "module": self.module_.state_dict(),
             "optimizer": self.optimizer_.state_dict(),
-            "history": self.history.to_list(),
-            "generators": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            # of an epoch that is over nobody reads the single batches
+            "history": [{**row, "batches": []} for row in self.history.to_list()],
+            "generators": generators().state(),
+            "ended": self.ended,
         }
 
-    def load_training_state(self, state: dict) -> None:
+    def load_training_state(self, state: dict, max_epochs: int | None = None) -> None:
         """Take what :meth:`training_state` captured, in a net of equal parameters.
 
         :meth:`train` then goes on from there as if nothing had happened.
@@ -233,8 +328,13 @@ class TrainingNet(NeuralNet):
         Parameters
         ----------
         state : dict
+        max_epochs : int, optional
+            Train up to this epoch: those beyond the plan are added to it.
         """
         self.module_.load_state_dict(state["module"])
+        wanted = max_epochs or self.module_.clock.ends[-1]
+        self.ended = state["ended"] and not self.may_extend(wanted)
+        self.module_.clock.extend(wanted)
         # the optimiser would share its moments with the state
         self.optimizer_.load_state_dict(copy.deepcopy(state["optimizer"]))
         self._resumed = state
@@ -244,9 +344,14 @@ class TrainingNet(NeuralNet):
         if resumed is None:
             return self.begin(X)
         self.history.extend(resumed["history"])
-        torch.set_rng_state(resumed["generators"]["cpu"])
-        if resumed["generators"]["cuda"]:
-            torch.cuda.set_rng_state_all(resumed["generators"]["cuda"])
+        generators().load_state(resumed["generators"])
+
+    def may_extend(self, max_epochs: int) -> bool:
+        """Whether a training that ended goes on if more epochs are asked for."""
+        return max_epochs > self.module_.clock.ends[-1]
+
+    def extend(self, images) -> None:
+        """Run before the first one of the epochs that were added to the plan."""
 
     def begin(self, images) -> None:
         """Run before the first epoch of a training that does not go on from a state."""
@@ -261,12 +366,21 @@ class ClusterNet(TrainingNet):
     @torch.no_grad()
     def report(self, images):
         embed = self.embedder(images, self.bfloat16)
-        return self.module_.eval().refresh(embed) or {}
+        with self.own_draws():
+            return self.module_.eval().refresh(embed) or {}
+
+    def may_extend(self, max_epochs):
+        return super().may_extend(max_epochs) and not self.module_.converged
+
+    @torch.no_grad()
+    def extend(self, images):
+        self.module_.eval().extend(self.embedder(images, self.bfloat16))
 
     @torch.no_grad()
     def finish(self, images):
         """Let the module settle the assignment of the training images."""
-        self.module_.eval().finish(self.embedder(images))
+        with self.own_draws():
+            self.module_.eval().finish(self.embedder(images))
 
     def embedder(self, images, bfloat16=False) -> Embedder:
         """Return the ``embed`` that the module's hooks are given."""
@@ -280,14 +394,17 @@ class ClusterNet(TrainingNet):
         _, height, width = images.shape
         size = max(16, min(INFERENCE_BATCH, INFERENCE_PIXELS // (height * width)))
         out, start = torch.empty(0), 0
-        for raw in images.chunks(size):
-            x = module.scaling(raw.to(self.device))
-            part = function(x.contiguous(memory_format=torch.channels_last))
-            if start == 0:
-                out = part.new_empty(len(images), part.shape[1])
-            # at once: many small parts that stay would fragment the heap
-            out[start : start + len(part)] = part
-            start += len(part)
+        with Crowd() as crowd:
+            for raw in images.chunks(size):
+                check()
+                crowd.look()
+                x = module.scaling(raw.to(self.device))
+                part = function(x.contiguous(memory_format=torch.channels_last))
+                if start == 0:
+                    out = part.new_empty(len(images), part.shape[1])
+                # at once: many small parts that stay would fragment the heap
+                out[start : start + len(part)] = part
+                start += len(part)
         if not out.isfinite().all():
             raise FloatingPointError(
                 f"The embedding became NaN or infinite after {len(self.history)} "

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .._input.scaling import Scaling
 from .average import Average
 from .batches import EpochBatches
+from .checkpoint import Checkpoint, digest
 from .schedules import WarmupCosine
 
 
@@ -47,12 +48,29 @@ class Clock:
         What the training was planned for.
     step, epoch : int
         Optimiser steps and whole epochs that are done.
+    ends : list of int
+        Epochs at which the plan ends, and each extension of it.
     """
 
     max_epochs: int
     steps_per_epoch: int
     step: int = 0
     epoch: int = 0
+    ends: list[int] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.ends = self.ends or [self.max_epochs]
+
+    def extend(self, max_epochs: int) -> None:
+        """Add epochs after those of the plan, which stays as it is."""
+        if max_epochs > self.ends[-1]:
+            self.ends.append(max_epochs)
+
+    @property
+    def extension(self) -> tuple[int, int] | None:
+        """Epochs between which the extension under way runs; None within the plan."""
+        spans = zip(self.ends, self.ends[1:], strict=False)
+        return next((span for span in spans if span[0] <= self.epoch < span[1]), None)
 
     @property
     def total_steps(self) -> int:
@@ -98,9 +116,13 @@ class Stateful(nn.Module):
     ----------
     saved : list of str
         Names of these attributes, beside those that base classes name.
+    training_only : list of str
+        Names of submodules, buffers and attributes that a fitted estimator never reads,
+        beside those that base classes name: files and pickles are without them.
     """
 
     saved: ClassVar[list[str]] = []
+    training_only: ClassVar[list[str]] = []
 
     def get_extra_state(self):
         """State beside parameters and buffers, for ``state_dict``."""
@@ -136,6 +158,7 @@ class Objective(Stateful):
     """
 
     saved = ["clock"]
+    training_only = ["augmentation"]
     n_views = 2
     autocast = False
 
@@ -149,7 +172,9 @@ class Objective(Stateful):
     def run(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """``network(x)``, one tensor, in the engine's precision; float32 out."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-            return network(x).float()
+            out = network(x).float()
+        torch.clear_autocast_cache()  # which a caller's autocast would keep
+        return out
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted parts of the objective by name; their sum is minimised.
@@ -183,6 +208,21 @@ class Objective(Stateful):
         """Return the factor of the learning rate as a function of the step, or None."""
         return None
 
+    def rate_factor(self) -> float | None:
+        """Return the factor of the learning rate of the step to come, or None.
+
+        Epochs that are added to the plan have a rise and a decay of their own, from the
+        highest rate of the last stage.
+        """
+        schedule, clock = self.schedule(), self.clock
+        if schedule is None:
+            return None
+        if clock.extension is None:
+            return schedule(clock.step)
+        begin, end = (epoch * clock.steps_per_epoch for epoch in clock.extension)
+        again = WarmupCosine(0.05 * (end - begin), end - begin)
+        return getattr(schedule, "last", 1.0) * again(clock.step - begin)
+
     def optimizer(self) -> dict:
         """Return skorch's ``optimizer`` and ``optimizer__...`` parameters."""
         return {"optimizer": torch.optim.AdamW}
@@ -214,7 +254,9 @@ class ClusterModule(Objective):
         steps = EpochBatches.count(data.n_samples, p.batch_size)
         super().__init__(data, Clock(p.max_epochs, steps))
         self.p = copy.copy(p)
-        self.p.backbone = self.p.augment = self.p.callbacks = self.p.net_params = None
+        self.p.augment = self.p.callbacks = self.p.net_params = None
+        self.p.backbone = p.backbone if isinstance(p.backbone, str) else None
+        self.n_samples = data.n_samples
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (b, C, H, W) in [0, 1] to embeddings (b, d)."""
@@ -245,6 +287,16 @@ class ClusterModule(Objective):
             :class:`~skdeepcluster.callbacks.CollapseWarning` reads.
         """
         return {}
+
+    def extend(self, embed: Embedder) -> None:
+        """Prepare for the epochs of ``clock.extension``, beyond the plan.
+
+        Networks are in evaluation mode, and no gradient is recorded.
+
+        Parameters
+        ----------
+        embed : Embedder
+        """
 
     def finish(self, embed: Embedder) -> None:
         """Settle the assignment after the last epoch, or after an interrupt.
@@ -290,3 +342,16 @@ class Embedder:
         """``function`` of all images, ``encode`` if it is None: (n, d)."""
         function = function or self.net.module_.encode
         return self.net.evaluate(self.images, function, self.bfloat16)
+
+    def checkpoint(self, name: str, begun_with: list) -> Checkpoint | None:
+        """Where a training within this one is saved, if this one is.
+
+        Parameters
+        ----------
+        name : str
+        begun_with : list
+            What tells it from a training of the same name at another time: numbers,
+            tensors and modules, in the state in which it begins.
+        """
+        outer = self.net.checkpoint
+        return outer and outer.inner(name, {"beginning": digest(begun_with)})

@@ -48,6 +48,7 @@ class Staged:
         factors: Sequence[float],
     ):
         self.ends, self.schedules, self.factors = ends, schedules, factors
+        self.last = factors[-1]  # highest rate of what follows the plan
 
     def __call__(self, step: int) -> float:
         stage = sum(step >= end for end in self.ends)

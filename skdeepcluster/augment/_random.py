@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
+from .._engine.randomness import generator
 from ._functional import (
     _per_image,
     adjust_brightness,
@@ -33,15 +34,18 @@ def random_boxes(
     it is the largest centred crop with a ratio in the range. A row is (top, left,
     height, width).
     """
-    area = torch.empty(n, 10, device=device).uniform_(*scale) * (height * width)
+    own = generator(device or "cpu")
+    area = torch.empty(n, 10, device=device).uniform_(*scale, generator=own)
+    area *= height * width
     log_ratio = math.log(ratio[0]), math.log(ratio[1])
-    aspect = torch.empty(n, 10, device=device).uniform_(*log_ratio).exp_()
+    aspect = torch.empty(n, 10, device=device).uniform_(*log_ratio, generator=own)
+    aspect.exp_()
     heights = (area / aspect).sqrt_().round_().long()
     widths = (area * aspect).sqrt_().round_().long()
     fits = (0 < heights) & (heights <= height) & (0 < widths) & (widths <= width)
     first = fits.int().argmax(dim=1, keepdim=True)
     h, w = heights.gather(1, first)[:, 0], widths.gather(1, first)[:, 0]
-    top, left = torch.rand(2, n, device=device)
+    top, left = torch.rand(2, n, device=device, generator=own)
     drawn = (top * (height - h + 1)).long(), (left * (width - w + 1)).long(), h, w
 
     tall, wide = (
@@ -55,11 +59,12 @@ def random_boxes(
 
 
 def _uniform(x: Tensor, low: float, high: float) -> Tensor:
-    return torch.empty(len(x), device=x.device, dtype=x.dtype).uniform_(low, high)
+    values = torch.empty(len(x), device=x.device, dtype=x.dtype)
+    return values.uniform_(low, high, generator=generator(x.device))
 
 
 def _chosen(x: Tensor, p: float) -> Tensor:
-    return torch.rand(len(x), device=x.device) < p
+    return torch.rand(len(x), device=x.device, generator=generator(x.device)) < p
 
 
 @dataclass(eq=False, repr=False)
@@ -158,7 +163,10 @@ class ColorJitter(_Augmentation):
             (adjust_hue, self.hue, 0),
         )
         chosen = _chosen(x, self.p)
-        for i in torch.randperm(4).tolist():  # on the CPU: no wait for a GPU
+        order = torch.randperm(
+            4, generator=generator()
+        )  # on the CPU: no wait for a GPU
+        for i in order.tolist():
             operation, strength, neutral = operations[i]
             if strength:
                 x = operation(x, neutral + chosen * _uniform(x, -strength, strength))
@@ -198,7 +206,8 @@ class GaussianNoise(_Augmentation):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the vectors, every value with its own deviation."""
-        return torch.randn_like(x).mul_(self.std).add_(x)
+        noise = torch.empty_like(x).normal_(generator=generator(x.device))
+        return noise.mul_(self.std).add_(x)
 
 
 @dataclass(eq=False, repr=False)
@@ -209,4 +218,5 @@ class FeatureMask(_Augmentation):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the vectors with some values 0."""
-        return x.masked_fill(torch.rand_like(x) < self.p, 0)
+        chance = torch.empty_like(x).uniform_(generator=generator(x.device))
+        return x.masked_fill(chance < self.p, 0)

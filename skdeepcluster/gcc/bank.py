@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._engine.protocol import Stateful
+from .._engine.randomness import generator
 
 LEAST_KEPT = 10  # images of a class, below which none of it is filtered out
 LEAST_SHARE = 0.1  # of a class, likewise
@@ -69,7 +70,10 @@ class Bank(Stateful):
         """
         weights = (F.one_hot(labels, self.n_clusters).T * reliable).float()
         weights[weights.sum(1) == 0] = 1.0
-        return weights.multinomial(self.per_cluster, replacement=True).flatten()
+        draws = weights.multinomial(
+            self.per_cluster, replacement=True, generator=generator(weights.device)
+        )
+        return draws.flatten()
 
     def judge(
         self, predicted: Tensor, in_use: Tensor, min_agreement: float, filtered: bool
@@ -107,12 +111,16 @@ class Bank(Stateful):
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """Draw images, each class as often, and their labels."""
-        rows = self.weights.multinomial(self.batch_size, replacement=True)
+        rows = self.weights.multinomial(
+            self.batch_size,
+            replacement=True,
+            generator=generator(self.weights.device),
+        )
         return self.images[rows], self.labels[rows]
 
     def clear(self):
         """Forget the images: they take as much room as the training data."""
-        self.images, self.in_use = self.images[:0], False
+        self.images, self.in_use = self.images[:0].clone(), False
 
 
 def balanced_weights(labels: Tensor, n_clusters: int, null_mass: float) -> Tensor:

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._engine.randomness import generator
 from .._input.layouts import is_vector
+from .._progress import shows_bars
+from .._warnings import ignored
 from .denoisers import DENOISERS, MLPDenoiser, UNet, import_diffusers
 
 TIMESTEPS = 1000
@@ -47,11 +50,12 @@ class ConditionalDiffusion(nn.Module):
         super().__init__()
         self.image_shape, self.null = tuple(image_shape), n_clusters
         self.bounded = not is_vector(image_shape)
-        self.scheduler = import_diffusers().DDPMScheduler(
-            num_train_timesteps=TIMESTEPS,
-            beta_schedule="squaredcos_cap_v2",
-            prediction_type="v_prediction",
-        )
+        with torch.device("cpu"):  # where the networks are built on no device at all
+            self.scheduler = import_diffusers().DDPMScheduler(
+                num_train_timesteps=TIMESTEPS,
+                beta_schedule="squaredcos_cap_v2",
+                prediction_type="v_prediction",
+            )
         self.denoiser: nn.Module = (
             MLPDenoiser(image_shape, n_clusters + 1)
             if denoiser == "mlp"
@@ -85,8 +89,10 @@ class ConditionalDiffusion(nn.Module):
         loss : scalar tensor
         """
         x0 = self.from_unit(unit)
-        t = torch.randint(TIMESTEPS, (len(x0),), device=x0.device)
-        noise = torch.randn_like(x0)
+        t = torch.randint(
+            TIMESTEPS, (len(x0),), device=x0.device, generator=generator(x0.device)
+        )
+        noise = torch.empty_like(x0).normal_(generator=generator(x0.device))
         x = self.scheduler.add_noise(x0, noise, t)
         target = self.scheduler.get_velocity(x0, noise, t)
         return F.mse_loss(self.denoise(x, t, labels), target)
@@ -138,12 +144,16 @@ class ConditionalDiffusion(nn.Module):
             Images in [0, 1] or vectors at unit scale.
         """
         scheduler = make_sampler(self.scheduler, sampler)
-        scheduler.set_timesteps(n_steps, device=labels.device)
-        x = torch.randn(len(labels), *self.image_shape, device=labels.device)
+        # diffusers hands numpy a tensor, of which numpy 2 warns
+        with ignored(DeprecationWarning, "__array__"):
+            scheduler.set_timesteps(n_steps, device=labels.device)
+        own = generator(labels.device)
+        shape = (len(labels), *self.image_shape)
+        x = torch.randn(shape, device=labels.device, generator=own)
         x = x.contiguous(memory_format=torch.channels_last)
         for t in scheduler.timesteps:
             v = self.guided(x, t, labels, guidance_scale)
-            x = scheduler.step(v, t, x).prev_sample
+            x = scheduler.step(v, t, x, generator=own).prev_sample
         return self.to_unit(x)
 
     def sample_all(
@@ -162,7 +172,7 @@ class ConditionalDiffusion(nn.Module):
         guidance_scale, n_steps, sampler
             As for :meth:`sample`.
         bar : str, optional
-            Title of a progress bar; none without.
+            Title of a progress bar; none without, and none off a terminal.
 
         Returns
         -------
@@ -170,8 +180,8 @@ class ConditionalDiffusion(nn.Module):
         """
         from tqdm.auto import tqdm
 
-        drawn = []
-        with tqdm(total=len(labels), desc=bar, unit="image", disable=not bar) as shown:
+        drawn, hidden = [], not (bar and shows_bars())
+        with tqdm(total=len(labels), desc=bar, unit="image", disable=hidden) as shown:
             for part in labels.split(SAMPLING_BATCH):
                 drawn.append(self.sample(part, guidance_scale, n_steps, sampler))
                 shown.update(len(part))

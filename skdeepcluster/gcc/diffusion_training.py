@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from .._engine.average import Average
 from .._engine.batches import WeightedBatches
+from .._engine.checkpoint import Checkpoint
 from .._engine.net import TrainingNet
 from .._engine.protocol import Clock, DataFacts, Objective
+from .._engine.randomness import generator
 from .._engine.schedules import WarmupCosine
 from ..augment import RandomHorizontalFlip
 from ..callbacks import TrainingBar
@@ -67,8 +69,9 @@ class DiffusionObjective(Objective):
         """The single part ``diffusion``."""
         (view,) = batch.views
         labels = self.labels[batch.index]
-        dropped = torch.rand(len(labels), device=labels.device) < self.dropout
-        told = labels.masked_fill(dropped, self.trained.null)
+        device = labels.device
+        chance = torch.rand(len(labels), device=device, generator=generator(device))
+        told = labels.masked_fill(chance < self.dropout, self.trained.null)
         return {"diffusion": self.run(partial(self.trained.loss, labels=told), view)}
 
     def schedule(self):
@@ -90,6 +93,7 @@ def train_diffusion(
     bfloat16: bool = False,
     device="cpu",
     bar: str | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> float:
     """Train a diffusion model from the weights that it has.
 
@@ -116,6 +120,8 @@ def train_diffusion(
     device : str or torch.device
     bar : str, optional
         Title of a progress bar; none without.
+    checkpoint : Checkpoint, optional
+        Where the training is saved, and from which it goes on.
 
     Returns
     -------
@@ -126,8 +132,8 @@ def train_diffusion(
     ------
     FloatingPointError
         If the loss becomes NaN or infinite.
-    KeyboardInterrupt
-        If training was interrupted.
+    Interrupted
+        If a signal asks to end the process.
     """
     data = DataFacts(
         image_shape=model.image_shape,
@@ -152,12 +158,14 @@ def train_diffusion(
         device=str(device),
         callbacks=callbacks,
         verbose=0,
+        checkpoint=checkpoint,
         **objective.optimizer(),
     ).initialize()
+    state = checkpoint.load(strict=False) if checkpoint else None
+    if state is not None:
+        net.load_training_state(state)
     net.train(images)
     model.load_state_dict(objective.average.network.state_dict())
-    if clock.step < clock.total_steps:  # skorch keeps the interrupt to itself
-        raise KeyboardInterrupt
     return net.history[-1]["loss"]
 
 

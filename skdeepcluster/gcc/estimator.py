@@ -11,7 +11,8 @@ import torch
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from .._engine.device import make_seed, seeded
+from .._engine.guard import guarded
+from .._engine.randomness import make_seed, seeded
 from .._estimator import DeepClusterer
 from .._parameters import AtLeastTwo, Auto, Count, NonNegative, Positive, Share
 from .._settings import Budget
@@ -124,8 +125,10 @@ class GCC(DeepClusterer):
     hidden_dim
         Width of the hidden layer before the features.
     verbose
-        Whether progress bars show the parts of the loss and the time left, and a line
-        at the end of each stage shows the seconds that it took: 1 for yes, 0 for no.
+        What is shown in training, with the parts of the loss and the time left: nothing
+        (0); bars, or where there is neither terminal nor notebook some lines (1); a
+        line an epoch (2). The end of each stage has a line, too. Lines go to the logger
+        ``skdeepcluster`` if that takes INFO, else to the standard error.
 
     Attributes
     ----------
@@ -187,6 +190,7 @@ class GCC(DeepClusterer):
     module = GCCModule
     budget = Budget(epochs=48, min_steps=900, max_steps=5000)
     auto_samples = (100, 500)  # on a CPU, and elsewhere
+    _per_sample = ("labels_", "pretrain_labels_", "reliable_mask_")
 
     pretraining: Share = 0.85
     n_rounds: Count = 1
@@ -272,6 +276,7 @@ class GCC(DeepClusterer):
 
     # -- images of clusters ------------------------------------------------------------
 
+    @guarded
     def sample(
         self,
         n_samples=1,
@@ -346,9 +351,9 @@ class GCC(DeepClusterer):
         check_steps(bank.sampler, steps)
         module, device = self.net_.module_.eval(), self.net_.device
         classes = torch.as_tensor(self._kept[labels])
-        with seeded(make_seed(random_state), device):
+        with seeded(make_seed(random_state)):
             unit = module.generator.sample_all(
-                classes.to(device), scale, int(steps), bank.sampler
+                classes.to(device), float(scale), int(steps), bank.sampler
             )
         X = self.layout_.restore(module.scaling.inverse(unit))
         return X, labels.astype(np.int64)

@@ -7,7 +7,6 @@ from numbers import Integral
 from typing import Annotated, Literal
 
 import torch
-from sklearn.base import clone
 from sklearn.utils._param_validation import Interval
 
 from .._parameters import Auto, Count, Declared, NonNegative, Positive, Share
@@ -100,7 +99,7 @@ class Generated(Declared):
             cannot take that number of steps.
         """
         check_steps(self.sampler, self.sampling_steps)
-        new = clone(self)
+        new = self._with_plain_values()
         new.denoiser = resolve_denoiser(self.denoiser, image_shape, device)
         if new.steps == "auto":
             new.steps = self.auto_steps[device.type != "cpu"]

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from .._engine.net import INFERENCE_BATCH
 from .._engine.protocol import ClusterModule
+from .._engine.randomness import forked
 from .._engine.schedules import Staged, WarmupCosine
 from .._warnings import warn
 from ..backbones import make_encoder
@@ -49,7 +50,11 @@ class GCCModule(ClusterModule):
     """
 
     p: GCC
-    saved = ["round", "clustered", "too_near", "agreement", "before", "log"]
+    saved = ["ends", "round", "clustered", "too_near", "agreement", "before", "log"]
+    training_only = [
+        *("bank", "labels", "first_labels", "reliable", "confidence", "taught"),
+        *("class_weights", "anchors", "agreement", "before", "log"),
+    ]
 
     def __init__(self, p, data):
         super().__init__(p, data)
@@ -62,7 +67,7 @@ class GCCModule(ClusterModule):
         n, k, shape = data.n_samples, p.n_clusters, data.image_shape
         self.generator = None
         if p.bank != "real" and len(self.ends) > 1:
-            with torch.random.fork_rng():  # stage I is the same with and without it
+            with forked():  # stage I is the same with and without it
                 diffusion = ConditionalDiffusion(shape, k, p.bank.denoiser)
             self.generator = diffusion.requires_grad_(False)
         self.bank = Bank(shape, k, p.samples_per_cluster, p.batch_size)
@@ -75,7 +80,7 @@ class GCCModule(ClusterModule):
         self.register_buffer("anchors", prototypes.clone())
         self.round, self.clustered, self.too_near = 0, False, 0.0
         self.agreement, self.before = [], None
-        self.log = StageLog(bool(p.verbose))
+        self.log = StageLog(p.verbose)
 
     # -- networks ----------------------------------------------------------------------
 
@@ -235,6 +240,16 @@ class GCCModule(ClusterModule):
             self.log.end("calibration", self.round, **facts)
         return report
 
+    def extend(self, embed):
+        """Begin a further round; after stage I alone, go on with it."""
+        end = self.clock.extension[1]
+        if len(self.ends) == 1:
+            self.ends = [end]
+        else:
+            self.ends.append(end)
+            self.round += 1
+            self.start_round(embed)
+
     @torch.no_grad()
     def finish(self, embed):
         """Settle the prototypes; those of a round that was undone stay."""
@@ -257,12 +272,13 @@ class GCCModule(ClusterModule):
         """Train the diffusion model on the reliable labels, and draw a bank by it."""
         p = cast("Generated", self.p.bank)
         steps, lr = p.in_round(self.round)
+        told = self.labels.masked_fill(~self.reliable, self.generator.null)
         self.log.start()
         loss = train_diffusion(
             self.generator,
             embed.images,
             self.scaling,
-            self.labels.masked_fill(~self.reliable, self.generator.null),
+            told,
             steps=steps,
             batch_size=p.batch_size,
             lr=lr,
@@ -271,6 +287,9 @@ class GCCModule(ClusterModule):
             bfloat16=embed.bfloat16,
             device=self.labels.device,
             bar=self.log.title("diffusion model", self.round),
+            checkpoint=embed.checkpoint(
+                "diffusion", [self.round, told, self.generator]
+            ),
         )
         self.log.end("diffusion", self.round, loss=loss)
         self.log.start()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import numpy as np
 from torch import Tensor
+
+from .._progress import say
 
 
 def ends_of_stages(max_epochs: int, pretraining: float, n_rounds: int) -> list[int]:
@@ -77,8 +78,8 @@ class StageLog:
 
     Parameters
     ----------
-    verbose : bool
-        Whether the end of each stage is shown.
+    verbose : int
+        Whether the end of each stage is shown; only with 1 bars have a title.
 
     Attributes
     ----------
@@ -86,7 +87,7 @@ class StageLog:
         One row a stage and round: ``stage``, ``round``, ``seconds`` and its facts.
     """
 
-    def __init__(self, verbose: bool):
+    def __init__(self, verbose: int):
         self.rows: list[dict] = []
         self.verbose = verbose
         self.start()
@@ -101,14 +102,11 @@ class StageLog:
         row = {"stage": stage, "round": number, "seconds": seconds, **facts}
         self.rows.append(row)
         if self.verbose:
-            from tqdm.auto import tqdm
-
-            text = f"GCC, round {number}: {stage} took {seconds:.1f} s"
-            tqdm.write(text, file=sys.stderr)
+            say(f"GCC, round {number}: {stage} took {seconds:.1f} s")
 
     def title(self, what: str, number: int) -> str | None:
         """Title of a progress bar, or None where none is wanted."""
-        return f"GCC, {what}, round {number}" if self.verbose else None
+        return f"GCC, {what}, round {number}" if self.verbose == 1 else None
 
     def __getstate__(self):
         # this clock means nothing to another process

@@ -28,7 +28,9 @@ _WORST_DAVIES_BOULDIN = -1e6
 
 
 def _embedding_and_labels(estimator: Any, X: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    return np.asarray(estimator.transform(X)), np.asarray(estimator.predict(X))
+    embedding = np.asarray(estimator.transform(X))
+    read = ~np.isnan(embedding).any(axis=1)  # on_error="skip" leaves rows of NaN
+    return embedding[read], np.asarray(estimator.predict(X))[read]
 
 
 def _is_degenerate(labels: NDArray[Any]) -> bool:
@@ -189,6 +191,7 @@ def balance_scorer(estimator: Any, X: Any, y: Any = None) -> float:
     it beside another score; on unbalanced classes it should not be 1.
     """
     labels = np.asarray(estimator.predict(X))
+    labels = labels[labels >= 0]  # on_error="skip" leaves labels of -1
     clusterer = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
     n_clusters = getattr(clusterer, "n_clusters", None)
     n_found = len(np.unique(labels))

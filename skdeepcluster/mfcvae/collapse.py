@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback
@@ -34,20 +36,14 @@ class FacetCollapseWarning(Callback):
     def __init__(self, threshold=0.1, patience=3):
         self.threshold, self.patience = threshold, patience
 
-    def on_train_begin(self, net, **kwargs):
-        self.collapsed_, self.warned_ = {}, set()
-
     def on_epoch_end(self, net, **kwargs):
         row, n_clusters = net.history[-1], net.module_.p.n_clusters
         for facet, used in enumerate(row["effective_clusters"]):
-            least = 1 + self.threshold * (n_clusters[facet] - 1)
-            # a facet that is not trained yet cannot collapse
-            collapsed = row["alpha"][facet] > 0 and 0 < used < least
-            epochs = self.collapsed_.get(facet, 0) + 1 if collapsed else 0
-            self.collapsed_[facet] = epochs
-            if epochs != self.patience or facet in self.warned_:
+            # no state of its own: a training that goes on has the history
+            collapsed = (self._collapsed(r, facet, n_clusters) for r in net.history)
+            *before, now = accumulate(collapsed, lambda n, c: c * (n + 1))  # on end
+            if now != self.patience or self.patience in before:
                 continue
-            self.warned_.add(facet)
             warn(
                 f"Facet {facet} is collapsing: up to epoch {row['epoch']} nearly all "
                 f"images share one of its {n_clusters[facet]} clusters ({used:.2f} in "
@@ -55,3 +51,8 @@ class FacetCollapseWarning(Callback):
                 "longer prior_warmup, keep learn_weights=False, or lower sigma_x.",
                 ConvergenceWarning,
             )
+
+    def _collapsed(self, row, facet, n_clusters):
+        least = 1 + self.threshold * (n_clusters[facet] - 1)
+        # a facet that is not trained yet cannot collapse
+        return row["alpha"][facet] > 0 and 0 < row["effective_clusters"][facet] < least

@@ -12,7 +12,9 @@ import numpy as np
 from sklearn.utils._param_validation import Interval
 from torch import nn
 
+from .._engine.guard import guarded
 from .._estimator import check_enough
+from .._input.images import expand
 from .._input.layouts import is_vector
 from .._parameters import AtLeastTwo, Auto, Count, Positive, Share
 from .._settings import Budget
@@ -282,6 +284,7 @@ class MFCVAE(FacetGenerator):
 
     # -- how well images are explained -------------------------------------------------
 
+    @guarded
     def score_samples(self, X):
         """Evidence lower bound of each image: higher is more normal.
 
@@ -304,10 +307,11 @@ class MFCVAE(FacetGenerator):
         ValueError
             If X does not hold images of the fitted shape.
         """
-        images = self._read(X)
+        images = self._read(X, skip=True)
         bound = self.net_.evaluate(images, self.net_.module_.evidence)
-        return bound.cpu().numpy()[:, 0]
+        return expand(bound.cpu().numpy()[:, 0], images)
 
+    @guarded
     def score(self, X, y=None):
         """Mean of :meth:`score_samples`: higher is better.
 
@@ -329,4 +333,4 @@ class MFCVAE(FacetGenerator):
         ValueError
             If X does not hold images of the fitted shape.
         """
-        return float(self.score_samples(X).astype(np.float64).mean())
+        return float(np.nanmean(self.score_samples(X).astype(np.float64)))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from numbers import Integral
 
 import numpy as np
-import torch
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
-from .._estimator import DeepClusterer
+from .._engine.guard import guarded
+from .._estimator import DeepClusterer, probabilities
+from .._input.images import expand
 from .collapse import FacetCollapseWarning
 from .view import FacetView
 
@@ -71,6 +72,7 @@ class FacetClusterer(DeepClusterer):
         Columns of each facet in what :meth:`transform` returns.
     """
 
+    _per_sample = ("labels_", "facet_labels_")
     # an argument of ours, none that a meta-estimator should route
     __metadata_request__predict = {"facet": UNUSED}
     __metadata_request__predict_proba = {"facet": UNUSED}
@@ -116,6 +118,7 @@ class FacetClusterer(DeepClusterer):
         pairs = zip(parts, self._kept_facets, strict=True)
         return [part[:, kept] for part, kept in pairs]
 
+    @guarded
     def predict_facets(self, X):
         """Assign images to clusters, once for each facet.
 
@@ -136,9 +139,11 @@ class FacetClusterer(DeepClusterer):
         ValueError
             If X does not hold images of the fitted shape.
         """
-        logits = self._facet_logits(self._read(X))
-        return np.stack([a.argmax(1) for a in logits], axis=1)
+        images = self._read(X, skip=True)
+        labels = [a.argmax(1) for a in self._facet_logits(images)]
+        return expand(np.stack(labels, axis=1), images)
 
+    @guarded
     def predict_proba_facets(self, X):
         """Give the probability of each cluster of each facet.
 
@@ -150,7 +155,8 @@ class FacetClusterer(DeepClusterer):
         Returns
         -------
         proba : list of n_facets ndarrays of shape (n, n_clusters), float32
-            The optimal q(c|x) of each facet; rows sum to 1.
+            The optimal q(c|x) of each facet; rows sum to 1. Empty clusters have
+            columns of 0, after the others.
 
         Raises
         ------
@@ -159,9 +165,12 @@ class FacetClusterer(DeepClusterer):
         ValueError
             If X does not hold images of the fitted shape.
         """
-        logits = self._facet_logits(self._read(X))
-        return [torch.from_numpy(a).softmax(1).numpy() for a in logits]
+        images = self._read(X, skip=True)
+        asked = self.net_.module_.p.n_clusters
+        pairs = zip(self._facet_logits(images), asked, strict=True)
+        return [expand(probabilities(*pair), images) for pair in pairs]
 
+    @guarded
     def predict(self, X, facet=None):
         """Assign images to the clusters of one facet.
 
@@ -184,9 +193,10 @@ class FacetClusterer(DeepClusterer):
         ValueError
             If X does not hold images of the fitted shape, or there is no such facet.
         """
-        images, facet = self._read(X), self._check_facet(facet)
-        return self._facet_logits(images)[facet].argmax(1)
+        images, facet = self._read(X, skip=True), self._check_facet(facet)
+        return expand(self._facet_logits(images)[facet].argmax(1), images)
 
+    @guarded
     def predict_proba(self, X, facet=None):
         """Give the probability of each cluster of one facet.
 
@@ -200,7 +210,8 @@ class FacetClusterer(DeepClusterer):
         Returns
         -------
         proba : ndarray of shape (n, n_clusters), float32
-            Rows sum to 1; the columns are the clusters of that facet's labels.
+            Rows sum to 1; the columns are the clusters of that facet's labels. Empty
+            clusters have columns of 0, after the others.
 
         Raises
         ------
@@ -209,9 +220,10 @@ class FacetClusterer(DeepClusterer):
         ValueError
             If X does not hold images of the fitted shape, or there is no such facet.
         """
-        images, facet = self._read(X), self._check_facet(facet)
+        images, facet = self._read(X, skip=True), self._check_facet(facet)
         logits = self._facet_logits(images)[facet]
-        return torch.from_numpy(logits).softmax(1).numpy()
+        asked = self.net_.module_.p.n_clusters[facet]
+        return expand(probabilities(logits, asked), images)
 
     def get_feature_names_out(self, input_features=None):
         """Name the columns of :meth:`transform`: ``facet0_z0``, ``facet0_z1``, ...

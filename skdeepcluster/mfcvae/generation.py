@@ -10,8 +10,9 @@ import torch
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
-from .._engine.device import make_seed, seeded
+from .._engine.guard import guarded
 from .._engine.net import INFERENCE_BATCH
+from .._engine.randomness import make_seed, seeded
 from .facets import FacetClusterer
 
 
@@ -61,6 +62,7 @@ class FacetGenerator(FacetClusterer):
         parts = [module.generate(part.to(device)) for part in z.split(INFERENCE_BATCH)]
         return self.layout_.restore(module.scaling.inverse(torch.cat(parts)))
 
+    @guarded
     def inverse_transform(self, X):
         """Generate images from latents.
 
@@ -91,6 +93,7 @@ class FacetGenerator(FacetClusterer):
             )
         return self._generate(Z)
 
+    @guarded
     def reconstruct(self, X):
         """Generate images from what the facets hold of them.
 
@@ -113,6 +116,7 @@ class FacetGenerator(FacetClusterer):
         """
         return self._generate(self._embed(self._read(X)))
 
+    @guarded
     def sample(
         self,
         n_samples=1,
@@ -191,9 +195,10 @@ class FacetGenerator(FacetClusterer):
         """Latents (n, d) of one facet, from its clusters (n,)."""
         prior, device = self.net_.module_.priors[facet], self.net_.device
         components = torch.as_tensor(self._kept_facets[facet][labels])
-        with seeded(rng.randint(2**31 - 1), device):
+        with seeded(rng.randint(2**31 - 1)):
             return prior.sample(components.to(device), temperature).cpu().numpy()
 
+    @guarded
     def swap_facets(self, X_a, X_b, facets):
         """Generate each image of ``X_a`` with some facets of its partner in ``X_b``.
 
@@ -224,6 +229,7 @@ class FacetGenerator(FacetClusterer):
             Z[:, columns] = other[:, columns]
         return self._generate(Z)
 
+    @guarded
     def traverse(self, X, facet=None, *, clusters=None, axis=None, n_steps=7):
         """Generate images while one of their facets moves.
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .._engine.device import seed_of_torch
 from .._engine.net import INFERENCE_BATCH
 from .._engine.protocol import Stateful
+from .._engine.randomness import draw_seed, generator
+from .._warnings import ignored
 from .gaussians import expected_log_normal, log_normal
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture
 
 BETA = 10.0  # of softplus, as in the authors' code
 MIN_SCALE = 1e-3  # of a component: one point must not shrink its variance to 0
@@ -41,18 +43,19 @@ def fit_mixture(
     -------
     mixture : GaussianMixture
     """
+    from sklearn.mixture import GaussianMixture  # which imports half of scikit-learn
+
     rows = points.double().cpu().numpy()
     mixture = GaussianMixture(
         n_clusters,
         covariance_type=covariance_type,
         n_init=N_INIT,
         reg_covar=1e-4 * rows.var() + 1e-9,
-        random_state=seed_of_torch(),
+        random_state=draw_seed(),
     )
+    # few distinct points, or not converged: the bound decides what is kept; and it is
     # so small that threads would mostly wait for each other
-    with threadpool_limits(1), warnings.catch_warnings():
-        # few distinct points, or not converged: the bound decides what is kept
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with ignored(ConvergenceWarning), threadpool_limits(1):
         return mixture.fit(rows)
 
 
@@ -83,7 +86,7 @@ class MixturePrior(Stateful):
         self.covariance_type, self.learn_weights = covariance_type, learn_weights
         self.raw_weights = nn.Parameter(torch.zeros(n_clusters))
         self.means = nn.Parameter(torch.zeros(n_clusters, dim))
-        one = _inverse_softplus(torch.tensor(1.0 - MIN_SCALE))
+        one = _inverse_softplus(torch.tensor(1.0 - MIN_SCALE, device="cpu"))
         raw = torch.full((n_clusters, dim), one.item())
         if covariance_type == "full":
             raw = torch.diag_embed(raw)
@@ -181,7 +184,9 @@ class MixturePrior(Stateful):
         mean, log_var : tensors of shape (n, d)
         """
         if len(mean) > FIT_ROWS:
-            rows = torch.randperm(len(mean), device=mean.device)[:FIT_ROWS]
+            rows = torch.randperm(
+                len(mean), device=mean.device, generator=generator(mean.device)
+            )[:FIT_ROWS]
             mean, log_var = mean[rows], log_var[rows]
         mixture = fit_mixture(mean, self.n_clusters, self.covariance_type)
         # without the posteriors' variance the widest component would take everything
@@ -237,7 +242,8 @@ class MixturePrior(Stateful):
         z : tensor of shape (n, d)
         """
         scales = self.scales[components]
-        noise = torch.randn_like(self.means[components])
+        noise = torch.empty_like(self.means[components])
+        noise.normal_(generator=generator(noise.device))
         if scales.ndim == 2:
             shift = scales * noise
         else:

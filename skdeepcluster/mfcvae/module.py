@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._engine.protocol import ClusterModule
+from .._engine.randomness import generator
 from .bounds import analytic_bound, divergences, log_likelihood, monte_carlo_bound
 from .collapse import effective_number
 from .gaussians import gaussian_entropy
@@ -97,7 +98,12 @@ class MFCVAEModule(ClusterModule):
         """Weighted parts of one batch: ``reconstruction``, and ``facet0``, ..."""
         n_samples, (x,) = self.p.n_mc_samples, batch.views
         mean, log_var = self.posterior(x).chunk(2, dim=1)
-        noise = torch.randn(n_samples, *mean.shape, device=mean.device)
+        noise = torch.randn(
+            n_samples,
+            *mean.shape,
+            device=mean.device,
+            generator=generator(mean.device),
+        )
         z = mean + (0.5 * log_var).exp() * noise
         copies = x.repeat(n_samples, 1, 1, 1)
         log_p = self.log_likelihood(copies, z.flatten(0, 1))
@@ -181,7 +187,8 @@ class MFCVAEModule(ClusterModule):
             mixture = fit_mixture(mean, prior.n_clusters, "diag")
             means = torch.as_tensor(mixture.means_, device=mean.device)
         else:
-            means = torch.randn_like(prior.means)
+            means = torch.empty_like(prior.means)
+            means.normal_(generator=generator(means.device))
         variance = torch.full_like(means, self.p.init_variance)
         if prior.covariance_type == "full":
             variance = torch.diag_embed(variance)

@@ -106,8 +106,8 @@ def refit_epochs(lengths: Sequence[int], warmup: float, n_refits: int) -> set[in
     found = set()
     starts, ends = _warmup_ends(lengths, warmup), accumulate(lengths)
     for start, end in zip(starts, ends, strict=True):
-        parts = range(1, n_refits + 1)
-        after = {round((end - start) * i / (n_refits + 1)) for i in parts}
+        n = min(n_refits, 2 * (end - start))  # so many fit after each epoch
+        after = {round((end - start) * i / (n + 1)) for i in range(1, n + 1)}
         found |= {start + epochs for epochs in after - {0}}
     return found
 

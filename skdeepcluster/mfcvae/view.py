@@ -114,7 +114,7 @@ class FacetView(ClusterMixin, TransformerMixin, BaseEstimator):
         -------
         embedding : ndarray of shape (n, d), float32
         """
-        embedding = self.estimator._embed(self.estimator._read(X))
+        embedding = self.estimator.transform(X)
         return embedding[:, self.estimator.facet_slices_[self.number]]
 
     def get_feature_names_out(self, input_features=None):

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
-from .._engine.device import make_seed
-from .._input.layouts import listed
+from .._engine.randomness import make_seed
+from .._input.paths import listed
 from ._style import QUIET, STRONG, pyplot
 from ._tiles import (
     draw_tile,
     proportions,
+    ranked,
     require_images,
     split,
     take_images,
@@ -205,14 +206,14 @@ class FacetsDisplay:
         require_images(X, shape)
 
         probas = [np.asarray(p) for p in estimator.predict_proba_facets(X)]
-        ranked = [_ranked(proba) for proba in probas]  # members, most typical first
-        sizes = [np.array([len(m) for m in members]) for members in ranked]
+        ranks = [ranked(proba) for proba in probas]  # members, most typical first
+        sizes = [np.array([len(m) for m in members]) for members in ranks]
         clusters = [
             np.sort(np.argsort(-s, kind="stable")[:max_clusters]) for s in sizes
         ]
         indices = [
             [members[k][:n_images] for k in shown]
-            for members, shown in zip(ranked, clusters, strict=True)
+            for members, shown in zip(ranks, clusters, strict=True)
         ]
         # heads of the grid: the most typical image of each cluster that has one
         kept = [j for j in range(n_facets) if j not in swapped]
@@ -421,13 +422,6 @@ def _swapped(swap, primary_facet, n_facets):
             f"{n_facets}. Pass None for no grid."
         )
     return facets
-
-
-def _ranked(proba):
-    """Return the members of each cluster, the most probable first."""
-    labels, confidence = proba.argmax(axis=1), proba.max(axis=1)
-    order = np.argsort(-confidence, kind="stable")
-    return [order[labels[order] == k] for k in range(proba.shape[1])]
 
 
 def _width(rows):

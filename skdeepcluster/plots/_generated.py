@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from .._engine.device import make_seed
-from .._input.layouts import as_images, listed
+from .._engine.randomness import make_seed
+from .._input.layouts import as_images
+from .._input.paths import listed
 from ._style import QUIET, STRONG, pyplot
 from ._tiles import (
     draw_tile,
+    most_probable,
     proportions,
     require_images,
     split,
@@ -199,7 +201,7 @@ class GeneratedSheetDisplay:
                 f"clusters={clusters!r} should be some of the numbers 0 to "
                 f"{n_clusters - 1}."
             )
-        labels, confidence = proba.argmax(axis=1), proba.max(axis=1)
+        labels, confidence = most_probable(proba)
         members = [np.flatnonzero(labels == k) for k in shown]
         indices = [
             own[np.argsort(-confidence[own], kind="stable")[:n_real]] for own in members

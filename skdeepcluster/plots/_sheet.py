@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from .._input.layouts import listed
+from .._input.paths import listed
 from ._style import QUIET, STRONG, last_step, pyplot
 from ._tiles import (
     TILE,
     draw_tile,
+    most_probable,
     proportions,
     require_images,
     split,
@@ -173,7 +174,7 @@ class ClusterSheetDisplay:
             )
 
         proba = np.asarray(estimator.predict_proba(X))
-        labels, confidence = proba.argmax(axis=1), proba.max(axis=1)
+        labels, confidence = most_probable(proba)
         n_clusters = proba.shape[1]
         shown = np.arange(n_clusters) if clusters is None else np.asarray(clusters)
         if not set(shown.tolist()) <= set(range(n_clusters)) or shown.size == 0:

@@ -7,8 +7,9 @@ from itertools import islice
 import numpy as np
 from sklearn.utils import _safe_indexing
 
-from .._input.images import open_image
-from .._input.layouts import is_paths, is_vector, layout_of
+from .._input.files import thumbnails
+from .._input.layouts import is_vector, layout_of
+from .._input.paths import are_pictures
 
 THUMBNAIL = 160  # pixels: image files are larger than a sheet can show
 TILE = 0.62  # inches, the side of one image if it is square
@@ -38,7 +39,7 @@ def proportions(images):
 
 def require_images(X, image_shape):
     """Raise the error for vectors before anything is predicted."""
-    if is_paths(X):
+    if are_pictures(X):
         return
     shape = np.shape(X)
     if len(shape) == 2 and (image_shape is None or is_vector(image_shape)):
@@ -52,8 +53,8 @@ def take_images(source, chosen, image_shape, channels_last):
     """Take the chosen images out of any layout of X, each (H, W) or (H, W, C)."""
     if not len(chosen):
         return []
-    if is_paths(source):
-        return [_thumbnail(source[i]) for i in chosen]
+    if are_pictures(source):
+        return thumbnails([source[i] for i in chosen], THUMBNAIL)
     part = _safe_indexing(source, chosen)
     if hasattr(part, "detach"):
         part = part.detach().cpu()
@@ -61,21 +62,23 @@ def take_images(source, chosen, image_shape, channels_last):
     return list(to_panels(np.asarray(part), image_shape, channels_last))
 
 
+def most_probable(proba):
+    """Return the cluster and its probability, (n,) each; -1 for a row of NaN."""
+    confidence = proba.max(axis=1)
+    return np.where(np.isnan(confidence), -1, proba.argmax(axis=1)), confidence
+
+
+def ranked(proba):
+    """Return the members of each cluster, the most probable first."""
+    labels, confidence = most_probable(proba)
+    order = np.argsort(-confidence, kind="stable")
+    return [order[labels[order] == k] for k in range(proba.shape[1])]
+
+
 def split(items, lengths):
     """Cut a list into lists of these lengths."""
     remaining = iter(items)
     return [list(islice(remaining, length)) for length in lengths]
-
-
-def _thumbnail(path):
-    with open_image(path) as image:
-        deep = image.mode[0] in "IF"  # 16 and 32 bits: Pillow would clip, not scale
-        if not deep:
-            alpha = image.mode in ("RGBA", "LA", "PA")
-            grey = image.mode in ("1", "L")
-            image = image.convert("L" if grey else "RGBA" if alpha else "RGB")
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        return np.asarray(image)
 
 
 def to_panels(array, image_shape, channels_last):

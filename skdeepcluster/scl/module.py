@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._engine.protocol import ClusterModule
+from .._engine.randomness import generator
 from .._engine.schedules import WarmupCosine
 from ..backbones import make_encoder
 from ..distances import feature_spread
@@ -44,6 +45,7 @@ class SCLModule(ClusterModule):
 
     p: SCL
     saved = ["clustered"]
+    training_only = ["sums", "sizes"]
 
     def __init__(self, p, data):
         super().__init__(p, data)
@@ -61,6 +63,8 @@ class SCLModule(ClusterModule):
         self.register_buffer("sums", torch.zeros(p.n_clusters, p.feature_dim))
         self.register_buffer("sizes", torch.zeros(p.n_clusters))
         self.clustered = False
+        if p.assign == "boundary" or p.similarity == "centroid":
+            self.training_only = ["memory", "labels"]
 
     # -- one batch ---------------------------------------------------------------------
 
@@ -98,7 +102,9 @@ class SCLModule(ClusterModule):
         """Contrast both views with the memory, and with one another."""
         p, instance, candidates = self.p, None, None
         if p.n_negatives is not None:
-            order = torch.randperm(len(self.memory), device=z1.device)
+            order = torch.randperm(
+                len(self.memory), device=z1.device, generator=generator(z1.device)
+            )
             candidates = order[: p.n_negatives]
         if self.clustered and p.n_clusters > 2:
             # a cluster of more than half the samples would have few to repel it
@@ -221,8 +227,9 @@ class SCLModule(ClusterModule):
             )
             self.fit_head(embed(self.features))
         else:
-            self.labels = torch.randint_like(self.labels, self.p.n_clusters)
-            directions = torch.randn_like(self.centers)
+            own = generator(self.labels.device)
+            self.labels.random_(self.p.n_clusters, generator=own)
+            directions = torch.empty_like(self.centers).normal_(generator=own)
             self.centers = F.normalize(directions, dim=1)
         self.gather()
         self.clustered = True
@@ -232,7 +239,8 @@ class SCLModule(ClusterModule):
         """Teach the cluster head the labels, alone."""
         labels = self.labels
         if len(h) > HEAD_ROWS:
-            rows = torch.randperm(len(h), device=h.device)[:HEAD_ROWS]
+            own = generator(h.device)
+            rows = torch.randperm(len(h), device=h.device, generator=own)[:HEAD_ROWS]
             h, labels = h[rows], labels[rows]
         optimizer = torch.optim.Adam(self.head.parameters(), HEAD_LR)
         for _ in range(HEAD_STEPS):

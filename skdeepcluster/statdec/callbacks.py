@@ -22,17 +22,14 @@ class ClampingWarning(Callback):
     def __init__(self, threshold=0.5):
         self.threshold = threshold
 
-    def on_train_begin(self, net, **kwargs):
-        self.warned_ = False
-
     def on_epoch_end(self, net, **kwargs):
-        clamped = net.history[-1]["clamped"]
-        if self.warned_ or clamped <= self.threshold:
+        # no state of its own: a training that goes on has the history
+        *earlier, last = (row["clamped"] for row in net.history)
+        if last <= self.threshold or any(share > self.threshold for share in earlier):
             return
-        self.warned_ = True
         p = net.module_.p
         warn(
-            f"The debiased estimate was clamped for {clamped:.0%} of the images of an "
+            f"The debiased estimate was clamped for {last:.0%} of the images of an "
             "epoch: their negatives have no gradient. Lower tau_plus="
             f"{p.tau_plus}, or raise temperature={p.temperature}.",
             ConvergenceWarning,

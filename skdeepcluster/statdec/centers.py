@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
-from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from torch.nn import functional as F
 
+from .._warnings import ignored
 from ..distances import simplified_silhouette, squared_distances
 from .statistics import cluster_statistics
 
@@ -37,9 +35,10 @@ def kmeans_centers(
     centers : tensor of shape (n_clusters, p)
         On the device of the features.
     """
+    from sklearn.cluster import KMeans  # which imports half of scikit-learn
+
     kmeans = KMeans(n_clusters, n_init=n_init, random_state=seed)
-    with warnings.catch_warnings():  # of equal samples: empty clusters are said at last
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with ignored(ConvergenceWarning):  # of equal samples: empty clusters are said last
         kmeans.fit(features.cpu().numpy())
     return features.new_tensor(kmeans.cluster_centers_)
 
@@ -78,6 +77,8 @@ def overcluster_centers(
     centers = kmeans_centers(features, n_small, n_init=n_init, seed=seed)
     if n_clusters == n_small:
         return centers
+    from sklearn.cluster import AgglomerativeClustering
+
     tree = AgglomerativeClustering(n_clusters, linkage="average")
     merged = torch.from_numpy(tree.fit_predict(centers.cpu().numpy()))
     members = F.one_hot(merged, n_clusters).to(centers)

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 from sklearn.utils._param_validation import Interval
 
+from .._engine.guard import guarded
 from .._estimator import DeepClusterer
+from .._input.images import expand
 from .._parameters import AtLeastTwo, Auto, Count, NonNegative, Share
 from .callbacks import ClampingWarning
 from .module import StatDECModule
@@ -187,6 +189,7 @@ class StatDEC(DeepClusterer):
         self.cluster_cardinality_ = share.cpu().numpy()[self._kept]
         self.cluster_variance_ = module.variance.cpu().numpy()[self._kept]
 
+    @guarded
     def transform(self, X):
         """Embed images.
 
@@ -207,11 +210,13 @@ class StatDEC(DeepClusterer):
         ValueError
             If X does not hold images of the fitted shape.
         """
-        images, module = self._read(X), self.net_.module_
+        images, module = self._read(X, skip=True), self.net_.module_
         if module.p.representation == "clustering":  # what ``fit`` was told
-            return self._embed(images)
-        return self.net_.evaluate(images, module.represent).cpu().numpy()
+            return expand(self._embed(images), images)
+        embedding = self.net_.evaluate(images, module.represent)
+        return expand(embedding.cpu().numpy(), images)
 
+    @guarded
     def score_samples(self, X):
         """Tell how normal images are: larger is more normal.
 
@@ -236,10 +241,11 @@ class StatDEC(DeepClusterer):
         ValueError
             If X does not hold images of the fitted shape.
         """
-        images = self._read(X)
+        images = self._read(X, skip=True)
         module = self.net_.module_
 
         def outlier_score(x):
             return module.outlier_score(module.encode(x), self._kept).unsqueeze(1)
 
-        return -self.net_.evaluate(images, outlier_score).squeeze(1).cpu().numpy()
+        score = -self.net_.evaluate(images, outlier_score).squeeze(1)
+        return expand(score.cpu().numpy(), images)

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from .._engine.average import Average, short_at_first
-from .._engine.device import seed_of_torch
 from .._engine.protocol import ClusterModule
+from .._engine.randomness import draw_seed, generator
 from .._engine.schedules import Staged, WarmupCosine
 from ..distances import TINY, feature_spread, squared_distances
 from ..kmeans import spherical_kmeans
@@ -58,6 +58,7 @@ class StatDECModule(ClusterModule):
 
     p: StatDEC
     saved = ["reseeds"]
+    training_only = ["online", "labels"]
 
     def __init__(self, p, data):
         super().__init__(p, data)
@@ -198,11 +199,12 @@ class StatDECModule(ClusterModule):
         """Centres that the joint phase starts from, and trunks that part."""
         k = self.p.n_clusters
         if self.p.init == "random":
-            centers = features[torch.randperm(len(features))[:k].to(features.device)]
+            order = torch.randperm(len(features), generator=generator())
+            centers = features[order[:k].to(features.device)]
         else:
             methods = {"kmeans": kmeans_centers, "overcluster": overcluster_centers}
             centers = methods[self.p.init](
-                features, k, n_init=self.p.n_init, seed=seed_of_torch()
+                features, k, n_init=self.p.n_init, seed=draw_seed()
             )
         self.set_centers(features, centers)
         for network in (self.online, self.teacher.network):
@@ -238,7 +240,7 @@ class StatDECModule(ClusterModule):
         self.centers.requires_grad_(False)  # an attribute of the estimator from now on
         if p.recluster:
             centers = final_centers(
-                features, p.n_clusters, n_init=p.n_init, seed=seed_of_torch()
+                features, p.n_clusters, n_init=p.n_init, seed=draw_seed()
             )
             self.set_centers(features, centers)
         self.assess(features)

@@ -64,7 +64,7 @@ class StatisticsPooling(nn.Module):
                 x = torch.where(m > 0, x, 0.0)  # zero times infinity is not zero
             active = -torch.expm1(-x.relu()) if self.cardinality == "active" else x
             if mask is None:
-                size = x.new_full((len(x), 1), x[0, 0].numel())
+                size = x.new_full((len(x), 1), x.shape[2:].numel())
                 mean = x.mean(places, keepdim=True)
                 # torch.var is many times slower over so few elements
                 moment = (x - mean).square().mean(places)

@@ -1,0 +1,282 @@
+"""Trainings that go on where they were killed."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .._storage.container import FileError, read, write
+from .._storage.encoding import pack, unpack
+
+if TYPE_CHECKING:
+    from .protocol import Clock
+
+# what may differ between the run that was killed and the one that goes on
+FREE = {
+    "callbacks",
+    "checkpoint",
+    "checkpoint_every",
+    "device",
+    "max_epochs",
+    "verbose",
+    "warm_start",
+}
+
+
+class Checkpoint:
+    """A file in a folder that holds a training, replaced as the training goes on.
+
+    Parameters
+    ----------
+    folder : path
+        Made if it is not there.
+    every : float
+        Seconds between two writes at least.
+    identity : dict of str
+        What the training has to agree with, by name: a digest of its data, and of each
+        parameter.
+    name : str
+        Of the file.
+    """
+
+    def __init__(self, folder, every: float, identity: dict, name="training"):
+        self.folder, self.every, self.identity = Path(folder), every, identity
+        self.path = self.folder / f"{name}.safetensors"
+        self.last = time.monotonic()
+        self.within: Checkpoint | None = None
+
+    def inner(self, name: str, identity: dict) -> Checkpoint:
+        """Return the checkpoint of a training within this one, until the next save."""
+        self.within = Checkpoint(self.folder, self.every, identity, name)
+        return self.within
+
+    def load(self, strict: bool = True) -> dict | None:
+        """Read the training, or return None where there is none.
+
+        Parameters
+        ----------
+        strict : bool
+            Whether another training in the file is an error; else it is no training.
+
+        Raises
+        ------
+        FileError
+            If the file is damaged.
+        ValueError
+            If it holds a training on other data or by other parameters.
+        """
+        self._make_folder()
+        for left in self.folder.glob(f".{self.path.name}*"):  # by a kill in a write
+            left.unlink(missing_ok=True)
+        if not os.path.lexists(self.path):
+            return None
+        document, tensors = read(self.path, "checkpoint")
+        saved = unpack(document, tensors)
+        if not isinstance(saved, dict) or saved.keys() != {"identity", "state"}:
+            raise FileError(f"{str(self.path)!r} holds no training. Delete it.")
+        if saved["identity"] != self.identity and not strict:
+            return None
+        check_same(saved["identity"], self.identity, f"in {str(self.folder)!r}")
+        return saved["state"]
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            text = (
+                f"checkpoint={str(self.folder)[:200]!r} is no folder, and none can be "
+                f"made there ({reason}). Pass another name."
+            )
+            if isinstance(error, OSError):
+                raise OSError(error.errno, text) from error
+            raise ValueError(text) from error
+
+    def due(self) -> bool:
+        """Whether the last write is long enough ago."""
+        return time.monotonic() - self.last >= self.every
+
+    def save(self, state: dict) -> None:
+        """Replace the file by a training."""
+        document, tensors = pack({"identity": self.identity, "state": state})
+        write(self.path, "checkpoint", document, tensors)
+        self.last = time.monotonic()
+        if self.within is not None:
+            self.within.path.unlink(missing_ok=True)
+
+
+class Kept:
+    """A training in memory, with the methods of a :class:`Checkpoint`.
+
+    Parameters
+    ----------
+    identity : dict of str
+        As for :class:`Checkpoint`.
+    """
+
+    def __init__(self, identity: dict):
+        self.identity = identity
+        self.state: dict | None = None
+
+    def load(self) -> dict | None:
+        """Return the training, if there is one."""
+        return self.state
+
+    def due(self) -> bool:
+        """Return True: copies are cheap."""
+        return True
+
+    def save(self, state: dict) -> None:
+        """Keep a copy of a training."""
+        self.state = copy.deepcopy(state)
+
+    def inner(self, name: str, identity: dict) -> None:
+        """Keep no training within this one."""
+
+
+def last_training(
+    estimator, images, max_epochs: int
+) -> tuple[Checkpoint | Kept | None, dict | None]:
+    """Find the training that an estimator goes on with.
+
+    Parameters
+    ----------
+    estimator : DeepClusterer
+    images : Images
+    max_epochs : int
+        What it trains to.
+
+    Returns
+    -------
+    checkpoint : Checkpoint, Kept or None
+        Where the training is saved; None: nowhere.
+    state : dict or None
+        Of the training so far; None: it begins.
+
+    Raises
+    ------
+    ValueError
+        If that was on other data, by other parameters, or planned for more epochs.
+    """
+    kept = vars(estimator).pop("_training", None) if estimator.warm_start else None
+    if estimator.checkpoint is None and not estimator.warm_start:
+        return None, None
+    identity = identity_of(estimator, images)
+    checkpoint: Checkpoint | Kept
+    if estimator.checkpoint is not None:
+        every = estimator.checkpoint_every
+        checkpoint = Checkpoint(estimator.checkpoint, every, identity)
+    else:
+        checkpoint = estimator._training = kept or Kept(identity)
+        check_same(checkpoint.identity, identity, "that warm_start=True goes on with")
+    state = checkpoint.load()
+    if state is not None and max_epochs < clock_of(state).ends[-1]:
+        raise ValueError(
+            f"max_epochs={max_epochs}, but the training to go on with was planned for "
+            f"{clock_of(state).ends[-1]} epochs. Pass as many or more."
+        )
+    return checkpoint, state
+
+
+def clock_of(state: dict) -> Clock:
+    """Return the clock of a training."""
+    return state["module"]["_extra_state"]["clock"]
+
+
+# -- what makes two trainings the same one ---------------------------------------------
+
+
+def check_same(theirs: dict, ours: dict, where: str) -> None:
+    """Refuse to go on with a training on other data, or by other parameters."""
+    differ = [key for key in {**ours, **theirs} if theirs.get(key) != ours.get(key)]
+    if differ:
+        raise ValueError(
+            f"The training {where} is another one: it differs in "
+            f"{', '.join(sorted(differ))}. To go on with it, pass what it was begun "
+            "with; to begin anew, name another folder in checkpoint, or pass "
+            "warm_start=False."
+        )
+
+
+def identity_of(estimator, images) -> dict[str, str]:
+    """Digest the data and each parameter of an estimator that changes the result."""
+    params = estimator.get_params(deep=False)
+    known = {key: digest(params[key]) for key in params if key not in FREE}
+    return {
+        "the class": type(estimator).__qualname__,
+        "X": digest_of_images(images),
+        **known,
+    }
+
+
+def digest_of_images(images) -> str:
+    """Digest what training reads; of files that do not fit in memory, their dates."""
+    found = hashlib.blake2b(digest_size=16)
+    found.update(repr((len(images), images.shape, images.channels_last)).encode())
+    files = images.data if images.data.dtype == np.dtype(object) else []
+    if len(files) and all(isinstance(path, str) for path in files):
+        for path in files:
+            facts = os.stat(path)
+            found.update(f"{path}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode())
+        return found.hexdigest()
+    for chunk in images.chunks():
+        found.update(str(chunk.dtype).encode())
+        found.update(np.ascontiguousarray(chunk.numpy()).data)
+    return found.hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Digest a parameter: two equal ones have equal digests, in every process."""
+    found = hashlib.blake2b(digest_size=16)
+    for part in _parts(value):
+        found.update(part)
+        found.update(b"\0")
+    return found.hexdigest()
+
+
+def _parts(value):
+    """Yield bytes that tell a value from others."""
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        yield repr((value.dtype, tuple(value.shape))).encode()
+        yield value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    elif isinstance(value, np.ndarray):
+        yield repr((value.dtype.str, value.shape)).encode()
+        yield np.ascontiguousarray(value).tobytes()
+    elif isinstance(value, nn.Module):
+        yield f"{kind} {value!r}".encode()
+        for name, tensor in value.state_dict().items():
+            if isinstance(tensor, torch.Tensor):
+                yield name.encode()
+                yield from _parts(tensor)
+    elif isinstance(value, np.random.RandomState):
+        for part in value.get_state():
+            yield from _parts(part)
+    elif isinstance(value, dict):
+        yield f"{len(value)} items".encode()
+        for key in sorted(value, key=str):
+            yield str(key).encode()
+            yield from _parts(value[key])
+    elif isinstance(value, list | tuple):
+        yield f"{len(value)} values".encode()
+        for part in value:
+            yield from _parts(part)
+    elif hasattr(value, "get_params") and not isinstance(value, type):
+        yield kind.encode()
+        yield from _parts(value.get_params(deep=False))
+    elif isinstance(value, np.generic):
+        yield repr(value.item()).encode()
+    elif callable(value):
+        named = getattr(value, "__qualname__", kind)
+        yield f"{getattr(value, '__module__', '')}.{named}".encode()
+    else:
+        yield repr(value).encode()

@@ -1,0 +1,88 @@
+"""Threads on a machine that others use."""
+
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from estimators import ESTIMATORS, make_stripes
+from sklearn.base import clone
+
+from skdeepcluster._engine import crowd
+from skdeepcluster._engine.crowd import Crowd
+
+X = make_stripes()[0]
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP")
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def switches(monkeypatch):
+    """How many switches others force, as a test sets them."""
+    count = [0]
+    monkeypatch.setattr(crowd, "_forced_switches", lambda: count[0])
+    monkeypatch.setattr(crowd, "LOOK", 0.0)
+    return count
+
+
+def idle_threads():
+    return sum(thread._target is crowd._outnumber for thread in threading.enumerate())
+
+
+@on_linux
+@pytest.mark.usefixtures("two_threads")
+def test_a_crowd_is_seen_and_left(switches, monkeypatch):
+    with Crowd() as seen:
+        seen.look()
+        assert not seen.is_seen and idle_threads() == 0
+        switches[0] += 10**9
+        seen.look()
+        assert seen.is_seen and idle_threads() == 1
+        seen.look()
+        assert seen.is_seen  # for a while
+        monkeypatch.setattr(crowd, "SPELL", 0.0)
+        seen.look()
+        assert not seen.is_seen
+        switches[0] += 10**9
+        seen.look()
+        assert seen.is_seen
+    assert not seen.is_seen
+    deadline = time.monotonic() + 30
+    while idle_threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert idle_threads() == 0
+
+
+def test_one_thread_waits_for_none(switches):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with Crowd() as seen:
+            switches[0] += 10**9
+            seen.look()
+            assert not seen.is_seen
+    finally:
+        torch.set_num_threads(before)
+
+
+@on_linux
+@pytest.mark.usefixtures("two_threads")
+def test_the_cure_changes_no_result(switches, monkeypatch):
+    plain = clone(ESTIMATORS[0]).fit(X)
+    seen = []
+    monkeypatch.setattr(
+        crowd, "_forced_switches", lambda: seen.append(1) or 10**9 * len(seen)
+    )
+    cured = clone(ESTIMATORS[0]).fit(X)
+    assert seen
+    np.testing.assert_array_equal(cured.transform(X), plain.transform(X))
+    assert torch.get_num_threads() == 2
