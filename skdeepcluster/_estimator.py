@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._engine.batches import EpochBatches
 from ._engine.checkpoint import clock_of, last_training
+from ._engine.crowd import watched
 from ._engine.device import resolve_device, resolve_precision
 from ._engine.guard import guarded, pinned
 from ._engine.interrupts import Interrupted, ending, interruption, signals
@@ -160,7 +161,7 @@ class DeepClusterer(
             If a loss becomes NaN or infinite.
         """
         sizes = sizes_fit(self.get_params(deep=False))
-        with pinned(), seeded(make_seed(self.random_state)), sizes:
+        with pinned(), watched(), seeded(make_seed(self.random_state)), sizes:
             return self._fit(X, y)
 
     def _fit(self, X, y):
@@ -250,7 +251,7 @@ class DeepClusterer(
         }
         try:
             net = ClusterNet(module, **params).initialize()
-        except (TypeError, ValueError) as error:
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
             if not p.net_params:
                 raise
             kind = TypeError if isinstance(error, TypeError) else ValueError

@@ -122,7 +122,8 @@ def as_declared(value, name: str, allowed: list):
     if type(value) in (tuple, list):
         return type(value)(as_declared(one, name, [Integral, Real]) for one in value)
     types = [getattr(one, "type", one) for one in allowed]
-    if isinstance(value, bool) and "boolean" in types or not isinstance(value, Real):
+    real = isinstance(value, Real)
+    if not real or (isinstance(value, bool) and "boolean" in types):
         return value
     whole = isinstance(value, Integral) and Integral in types
     if whole and not -(2**63) <= value < 2**63:
@@ -167,7 +168,7 @@ def sizes_fit(params: dict) -> Iterator[None]:
 def _is_huge(value) -> bool:
     if isinstance(value, (tuple, list)):
         return any(map(_is_huge, value))
-    return isinstance(value, Integral) and value > HUGE
+    return isinstance(value, (int, np.integer)) and bool(value > HUGE)
 
 
 def plain(value):

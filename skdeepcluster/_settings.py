@@ -218,6 +218,7 @@ class SharedParameters(Declared):
     def _check_net_params(self):
         """Refuse what the estimator or its engine settles."""
         own = {"lr", "max_epochs", "batch_size", "device", "callbacks", "verbose"}
+        own |= {"checkpoint"}
         for key in self.net_params or {}:
             if key in own:
                 raise ValueError(

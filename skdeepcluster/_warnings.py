@@ -20,6 +20,15 @@ BETWEEN = tuple(f"{Path(file).parent}{os.sep}" for file in FILES)
 FILTERS = threading.RLock()
 
 
+def _renew_lock():
+    global FILTERS
+    FILTERS = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # another thread of the parent may have held it
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the first line that is neither of this package nor of those it runs in.
 

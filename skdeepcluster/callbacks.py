@@ -6,7 +6,7 @@ import contextlib
 import time
 
 from sklearn.exceptions import ConvergenceWarning
-from skorch.callbacks import Callback, LoadInitState, ParamMapper
+from skorch.callbacks import Callback, Checkpoint, LoadInitState, ParamMapper
 
 from ._engine.interrupts import StopTraining
 from ._progress import duration, say, shows_bars
@@ -169,7 +169,7 @@ def arrange_callbacks(first, of_user, last):
     TypeError
         If one is no callback.
     ValueError
-        If one is skorch's ``LoadInitState``.
+        If one is skorch's ``LoadInitState``, or its ``Checkpoint`` as safetensors.
     """
     for position, item in enumerate(of_user or []):
         name, callback = "", item
@@ -180,6 +180,12 @@ def arrange_callbacks(first, of_user, last):
             raise TypeError(
                 f"callbacks[{position}]={item!r} is no callback of skorch. Pass an "
                 "instance of skorch.callbacks.Callback, or a tuple (name, callback)."
+            )
+        if isinstance(callback, Checkpoint) and callback.use_safetensors:
+            raise ValueError(
+                f"callbacks[{position}] is a Checkpoint with use_safetensors, which "
+                "cannot hold the state of a method beside its tensors. Pass "
+                "checkpoint='folder', or save the fitted estimator."
             )
         if isinstance(callback, LoadInitState) or callback is LoadInitState:
             raise ValueError(

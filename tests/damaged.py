@@ -129,8 +129,8 @@ def rearranged(data):
     alike = {}
     for name in names:
         key = str(whole[0][name]["dtype"]), str(whole[0][name]["shape"])
-        alike.setdefault(key, []).append(name)
-    pair = next(group for group in alike.values() if len(group) > 1)
+        alike.setdefault(key, {})[whole[1]["tensors"][name]["sha256"]] = name
+    pair = next([*group.values()] for group in alike.values() if len(group) > 1)
 
     def changed(change):
         header, content, values = copy.deepcopy(whole[:2]) + (whole[2],)

@@ -11,12 +11,15 @@ import pytest
 import torch
 from estimators import ESTIMATORS, each_estimator, make_stripes
 from sklearn.base import clone
+from skorch.callbacks import Checkpoint as SkorchCheckpoint
 from skorch.callbacks import LoadInitState
 from toy import IMAGES, Spy, ToyModule, make, stops
 
 import skdeepcluster
 from skdeepcluster import GCC
 from skdeepcluster._engine.checkpoint import Checkpoint, digest
+from skdeepcluster._storage.container import read
+from skdeepcluster._storage.encoding import unpack
 from skdeepcluster.gcc import Generated
 from skdeepcluster.gcc.diffusion import ConditionalDiffusion
 from skdeepcluster.gcc.diffusion_training import DiffusionObjective
@@ -355,9 +358,27 @@ def test_history_that_cannot_be_saved_is_named(tmp_path):
         make(checkpoint=tmp_path, callbacks=[spy]).fit(IMAGES)
 
 
-def test_skorchs_own_way_to_go_on_is_refused():
+@pytest.mark.parametrize(
+    "callback",
+    [LoadInitState(None), SkorchCheckpoint(f_optimizer=None, use_safetensors=True)],
+)
+def test_skorchs_own_way_to_go_on_is_refused(callback):
     with pytest.raises(ValueError, match="Pass checkpoint="):
-        make(callbacks=[LoadInitState(None)]).fit(IMAGES)
+        make(callbacks=[callback]).fit(IMAGES)
+
+
+def test_a_checkpoint_of_a_gpu_goes_on_without_one(tmp_path):
+    make(max_epochs=2, checkpoint=tmp_path).fit(IMAGES)
+    saved = Checkpoint(tmp_path, 0, {}, "training")
+    document, tensors = read(saved.path, "checkpoint")
+    saved.identity, state = (
+        unpack(document, tensors)[k] for k in ("identity", "state")
+    )
+    state["generators"]["cuda:0"] = torch.zeros(16, dtype=torch.uint8)
+    saved.save(state)
+    assert (
+        make(max_epochs=3, checkpoint=tmp_path, device="cpu").fit(IMAGES).n_iter_ == 3
+    )
 
 
 # -- digests ---------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from estimators import ESTIMATORS, make_stripes
 from sklearn.base import clone
 
 from skdeepcluster._engine import crowd
-from skdeepcluster._engine.crowd import Crowd
+from skdeepcluster._engine.crowd import Crowd, look, watched
 
 X = make_stripes()[0]
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP")
@@ -31,6 +31,7 @@ def switches(monkeypatch):
     count = [0]
     monkeypatch.setattr(crowd, "_forced_switches", lambda: count[0])
     monkeypatch.setattr(crowd, "LOOK", 0.0)
+    monkeypatch.setattr(Crowd, "until", 0.0)
     return count
 
 
@@ -41,34 +42,37 @@ def idle_threads():
 @on_linux
 @pytest.mark.usefixtures("two_threads")
 def test_a_crowd_is_seen_and_left(switches, monkeypatch):
-    with Crowd() as seen:
-        seen.look()
+    with watched() as seen:
+        look()
         assert not seen.is_seen and idle_threads() == 0
         switches[0] += 10**9
-        seen.look()
+        look()
         assert seen.is_seen and idle_threads() == 1
-        seen.look()
+        look()
         assert seen.is_seen  # for a while
-        monkeypatch.setattr(crowd, "SPELL", 0.0)
-        seen.look()
-        assert not seen.is_seen
-        switches[0] += 10**9
-        seen.look()
+        with watched() as inner:
+            assert inner is seen
         assert seen.is_seen
     assert not seen.is_seen
+    with watched() as again:  # in the next fit at once
+        assert again.is_seen
+        monkeypatch.setattr(Crowd, "until", 0.0)
+        look()
+        assert not again.is_seen
     deadline = time.monotonic() + 30
     while idle_threads() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert idle_threads() == 0
+    look()  # outside of a fit it is nothing
 
 
 def test_one_thread_waits_for_none(switches):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with Crowd() as seen:
+        with watched() as seen:
             switches[0] += 10**9
-            seen.look()
+            look()
             assert not seen.is_seen
     finally:
         torch.set_num_threads(before)

@@ -23,7 +23,8 @@ pytest.importorskip("hypothesis")
 pytest.importorskip("h5py")
 pytest.importorskip("zarr")
 
-from fuzzed import content, inputs, parameters_of, usual_inputs  # noqa: E402
+from fuzzed import content, inputs, usual_inputs  # noqa: E402
+from fuzzed_parameters import parameters_of  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
@@ -32,7 +33,9 @@ from skdeepcluster.gcc import Generated  # noqa: E402
 MORE = int(os.environ.get("FUZZ", 0))
 ERRORS = (ValueError, TypeError, FloatingPointError, OSError)
 # what an error about X or about the training may say, beside a name of a parameter
-NAMED = re.compile(r"\bX\b|[Aa]rray|sample|loss|lr|embedding|dense|images?\b")
+NAMED = re.compile(
+    r"\bX\b|[Aa]rray|sample|loss|lr|embedding|dense|images?\b|NaN|callback|parameter of"
+)
 QUICK = {"max_epochs": 1}
 QUICK_GCC = {"max_epochs": 2, "bank": Generated(**{**SMALL_BANK, "steps": 2})}
 
@@ -46,7 +49,7 @@ def fuzz(check, name, examples, *strategies):
         deadline=None,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
-    )(given(*strategies)(lambda *drawn: outcomes.append(check(*drawn))))
+    )(given(st.tuples(*strategies))(lambda drawn: outcomes.append(check(*drawn))))
     (run if MORE else seed(NAMES.index(name))(run))()
     assert len(outcomes) >= examples and any(outcomes) and not all(outcomes)
 

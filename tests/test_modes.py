@@ -206,3 +206,22 @@ def test_a_fork_of_a_process_with_threads_does_not_hang():
         torch.set_num_threads(before)
     np.testing.assert_array_equal(labels, model.labels_)
     assert process.exitcode == 0
+
+
+@pytest.mark.gpu
+@each_estimator
+def test_fits_in_threads_on_a_gpu_draw_what_they_draw_alone(estimator):
+    model = clone(estimator).set_params(device="cuda", precision="float32")
+    alone = clone(model).fit(X)
+    torch.cuda.manual_seed(3)
+    before = torch.cuda.get_rng_state()
+    beside = joblib.Parallel(3, backend="threading")(
+        joblib.delayed(clone(model).fit)(X) for _ in range(3)
+    )
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    other = clone(model).set_params(random_state=1).fit(X).history_[0]["loss"]
+    # sums on a GPU have no fixed order: last digits differ, draws do not
+    for fit in beside:
+        loss = fit.history_[0]["loss"]
+        assert loss == pytest.approx(alone.history_[0]["loss"], rel=1e-3)
+        assert loss != pytest.approx(other, rel=1e-3)

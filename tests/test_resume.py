@@ -225,7 +225,7 @@ def test_the_clock_is_saved_and_the_caller_keeps_scaling_and_state():
 @pytest.mark.parametrize("case", CASES)
 def test_a_training_on_cuda_goes_on(case):
     state, whole = stopped(CASES[case], device="cuda")
-    assert state["generators"]["cuda"]
+    assert state["generators"]["cuda:0"].numel()
     net, images = resumed(CASES[case], state, device="cuda")
     labels = net.evaluate(images, net.module_.logits).argmax(1).cpu().numpy()
     assert np.mean(np.unique(labels, return_inverse=True)[1] == whole.labels_) == 1

@@ -1,9 +1,9 @@
 """Fits beside each other in threads and processes, against the same fits alone.
 
-For every method and seed: labels and embedding of a fit alone, in four threads of joblib
-(beside one that draws from torch's own generator all the time), and in two processes of
-loky. They have to be equal, bit for bit, and torch's generator has to be where the
-drawing thread alone would have brought it.
+For every method and seed: labels and embedding of a fit alone; in four threads of
+joblib, beside one that draws from torch's own generator all the time; and in two
+processes of loky. They have to be equal, bit for bit, and torch's generator has to be
+where the drawing thread alone would have brought it.
 
     python examples/benchmarks/threads.py --json threads.json
 """

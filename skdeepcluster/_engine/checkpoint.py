@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +17,7 @@ from torch import nn
 
 from .._storage.container import FileError, read, write
 from .._storage.encoding import pack, unpack
-
-if TYPE_CHECKING:
-    from .protocol import Clock
+from .saved import check_training
 
 # what may differ between the run that was killed and the one that goes on
 FREE = {
@@ -79,13 +79,37 @@ class Checkpoint:
         if not os.path.lexists(self.path):
             return None
         document, tensors = read(self.path, "checkpoint")
-        saved = unpack(document, tensors)
-        if not isinstance(saved, dict) or saved.keys() != {"identity", "state"}:
-            raise FileError(f"{str(self.path)!r} holds no training. Delete it.")
-        if saved["identity"] != self.identity and not strict:
-            return None
-        check_same(saved["identity"], self.identity, f"in {str(self.folder)!r}")
+        with self.read():
+            saved = unpack(document, tensors)
+            if not isinstance(saved, dict) or saved.keys() != {"identity", "state"}:
+                raise FileError("it holds no training.")
+            identity = saved["identity"]
+            if not isinstance(identity, dict) or not all(
+                map(is_text, identity.items())
+            ):
+                raise FileError("it does not say of what it is the training.")
+            if identity != self.identity and not strict:
+                return None
+            check_training(saved["state"])
+        check_same(identity, self.identity, f"in {str(self.folder)!r}")
         return saved["state"]
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[None]:
+        """Name the file in what goes wrong while its content is taken.
+
+        Raises
+        ------
+        FileError
+        """
+        try:
+            yield
+        except Exception as error:  # a forged file may go wrong anywhere
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:500]
+            raise FileError(
+                f"{str(self.path)!r} holds no training to go on with: "
+                f"{reason.rstrip('.')}. Delete it to begin anew, or use a copy."
+            ) from error
 
     def _make_folder(self) -> None:
         try:
@@ -129,6 +153,10 @@ class Kept:
     def load(self) -> dict | None:
         """Return the training, if there is one."""
         return self.state
+
+    def read(self) -> contextlib.AbstractContextManager:
+        """Return a block that changes nothing: no other process wrote this."""
+        return contextlib.nullcontext()
 
     def due(self) -> bool:
         """Return True: copies are cheap."""
@@ -186,7 +214,12 @@ def last_training(
     return checkpoint, state
 
 
-def clock_of(state: dict) -> Clock:
+def is_text(item) -> bool:
+    """Whether an item of a dict has a string as its key and its value."""
+    return all(type(part) is str for part in item)
+
+
+def clock_of(state: dict):
     """Return the clock of a training."""
     return state["module"]["_extra_state"]["clock"]
 

@@ -10,18 +10,21 @@ of a seed would depend on what else runs.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextvars import ContextVar
 
 import torch
 from threadpoolctl import ThreadpoolController
 
 LOOK = 0.5  # seconds over which switches are counted
 SPELL = 20.0  # seconds between two looks at a machine that was crowded
-MOST_SWITCHES = 50  # a second, that other processes force on one that has its cores
+MOST_SWITCHES = 120  # a second: idle machines force 30 to 60, others 200 and more
 
 
 class Crowd:
@@ -33,18 +36,16 @@ class Crowd:
         Whether the machine was crowded when this looked last.
     """
 
+    until = 0.0  # when a machine that was crowded is looked at again, for all of them
+
     def __init__(self):
         self.is_seen = False
         self.idle: threading.Event | None = None
         # elsewhere there is another OpenMP, and a single thread waits for none
         self.works = sys.platform == "linux" and torch.get_num_threads() > 1
+        if self.works and time.monotonic() < Crowd.until:
+            self.outnumber()
         self.begin()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.leave()
 
     def begin(self) -> None:
         """Begin to count."""
@@ -53,26 +54,55 @@ class Crowd:
 
     def look(self) -> None:
         """Look, if it is time to; cheap enough for every step."""
+        now = time.monotonic()
         if not self.works:
             return
-        seconds = time.monotonic() - self.began
-        if self.is_seen and seconds >= SPELL:
+        if self.is_seen and now >= Crowd.until:
             self.leave()
-        elif not self.is_seen and seconds >= LOOK:
-            rate = (_forced_switches() - self.switches) / seconds
+            self.begin()
+        elif not self.is_seen and now - self.began >= LOOK:
+            rate = (_forced_switches() - self.switches) / (now - self.began)
             self.begin()
             if rate > MOST_SWITCHES:
-                self.is_seen, self.idle = True, threading.Event()
-                threading.Thread(
-                    target=_outnumber, args=[self.idle], daemon=True
-                ).start()
+                Crowd.until = now + SPELL
+                self.outnumber()
+
+    def outnumber(self) -> None:
+        """Have threads sleep while they wait."""
+        self.is_seen, self.idle = True, threading.Event()
+        threading.Thread(target=_outnumber, args=[self.idle], daemon=True).start()
 
     def leave(self) -> None:
         """Let threads spin as ever."""
         if self.idle is not None:
             self.idle.set()
         self.is_seen, self.idle = False, None
-        self.begin()
+
+
+_current: ContextVar[Crowd | None] = ContextVar("crowd", default=None)
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Crowd]:
+    """Let :func:`look` see to the threads inside the block, and within it."""
+    outer = _current.get()
+    if outer is not None:
+        yield outer
+        return
+    crowd = Crowd()
+    token = _current.set(crowd)
+    try:
+        yield crowd
+    finally:
+        _current.reset(token)
+        crowd.leave()
+
+
+def look() -> None:
+    """Look whether the machine is crowded, if it is time to."""
+    crowd = _current.get()
+    if crowd is not None:
+        crowd.look()
 
 
 def _forced_switches() -> int:

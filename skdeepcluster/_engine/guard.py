@@ -12,13 +12,22 @@ import numpy as np
 import sklearn
 import torch
 
-# after a fork the threads of torch's pool are gone, and the child would wait for them
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+from .crowd import watched
 
 _lock = threading.Lock()
 _users = 0  # of the float32 default that replaces another one
 _replaced = torch.float32
+
+
+def _after_fork():
+    """Wait for nothing that only the parent has: threads of torch, holders of locks."""
+    global _lock
+    _lock = threading.Lock()
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextlib.contextmanager
@@ -65,11 +74,11 @@ def pinned() -> Iterator[None]:
 
 
 def guarded(method):
-    """Run a method within :func:`pinned`."""
+    """Run a method within :func:`pinned` and :func:`watched`."""
 
     @functools.wraps(method)
     def wrapper(*args, **kwargs):
-        with pinned():
+        with pinned(), watched():
             return method(*args, **kwargs)
 
     return wrapper

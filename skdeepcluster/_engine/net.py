@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
@@ -13,10 +14,11 @@ from torch.utils.data import DataLoader
 
 from ..callbacks import TrainingBar, explain_monitor
 from .batches import EpochBatches
-from .crowd import Crowd
+from .crowd import look
 from .interrupts import StopTraining, check, was_noted
 from .protocol import Batch, Embedder
 from .randomness import generator, generators, may_draw, own_draws
+from .saved import check_fits, check_moments
 
 INFERENCE_BATCH = 512
 INFERENCE_PIXELS = 2**19  # of one batch: bounds the activations of large images
@@ -127,8 +129,7 @@ class TrainingNet(NeuralNet):
         self.notify("on_train_begin", X=images, y=None)
         try:
             if not self.ended:
-                with Crowd() as self._crowd:
-                    self.fit_loop(images, epochs=max(0, clock.ends[-1] - clock.epoch))
+                self.fit_loop(images, epochs=max(0, clock.ends[-1] - clock.epoch))
             self.ended = True
         except StopTraining:
             self.ended = True
@@ -180,6 +181,16 @@ class TrainingNet(NeuralNet):
             raise ValueError(
                 f"augment returned {got} for a batch of shape {tuple(unit.shape)}. It "
                 "should return a tensor of the same shape."
+            )
+        if (
+            view.device != unit.device
+            or view.layout != unit.layout
+            or view.is_complex()
+        ):
+            raise ValueError(
+                f"augment returned a tensor on {view.device}, of {view.layout} and "
+                f"{view.dtype}, for a batch on {unit.device}, of {unit.layout} and "
+                f"{unit.dtype}. It should return one that is alike."
             )
         return view.float().contiguous(memory_format=torch.channels_last)
 
@@ -269,7 +280,7 @@ class TrainingNet(NeuralNet):
         with self.own_draws():
             self.module_.advance(self._batch)
         self._batch = None
-        self._crowd.look()
+        look()
 
     def on_epoch_begin(self, net, dataset_train=None, **kwargs):
         super().on_epoch_begin(net, dataset_train=dataset_train, **kwargs)
@@ -330,13 +341,22 @@ class TrainingNet(NeuralNet):
         state : dict
         max_epochs : int, optional
             Train up to this epoch: those beyond the plan are added to it.
+
+        Raises
+        ------
+        FileError
+            If the state is not one of a training of this net.
         """
-        self.module_.load_state_dict(state["module"])
+        with self.checkpoint.read() if self.checkpoint else contextlib.nullcontext():
+            check_fits(state, self.training_state())
+            self.module_.load_state_dict(state["module"])
+            step = self.module_.clock.step
+            check_moments(state["optimizer"], self.optimizer_, step)
+            # the optimiser would share its moments with the state
+            self.optimizer_.load_state_dict(copy.deepcopy(state["optimizer"]))
         wanted = max_epochs or self.module_.clock.ends[-1]
         self.ended = state["ended"] and not self.may_extend(wanted)
         self.module_.clock.extend(wanted)
-        # the optimiser would share its moments with the state
-        self.optimizer_.load_state_dict(copy.deepcopy(state["optimizer"]))
         self._resumed = state
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
@@ -394,17 +414,16 @@ class ClusterNet(TrainingNet):
         _, height, width = images.shape
         size = max(16, min(INFERENCE_BATCH, INFERENCE_PIXELS // (height * width)))
         out, start = torch.empty(0), 0
-        with Crowd() as crowd:
-            for raw in images.chunks(size):
-                check()
-                crowd.look()
-                x = module.scaling(raw.to(self.device))
-                part = function(x.contiguous(memory_format=torch.channels_last))
-                if start == 0:
-                    out = part.new_empty(len(images), part.shape[1])
-                # at once: many small parts that stay would fragment the heap
-                out[start : start + len(part)] = part
-                start += len(part)
+        for raw in images.chunks(size):
+            check()
+            look()
+            x = module.scaling(raw.to(self.device))
+            part = function(x.contiguous(memory_format=torch.channels_last))
+            if start == 0:
+                out = part.new_empty(len(images), part.shape[1])
+            # at once: many small parts that stay would fragment the heap
+            out[start : start + len(part)] = part
+            start += len(part)
         if not out.isfinite().all():
             raise FloatingPointError(
                 f"The embedding became NaN or infinite after {len(self.history)} "

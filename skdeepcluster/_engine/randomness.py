@@ -46,9 +46,10 @@ class Generators:
         return {name: one.get_state() for name, one in self.of.items()}
 
     def load_state(self, state: dict) -> None:
-        """Take what :meth:`state` captured."""
+        """Take what :meth:`state` captured, on the devices that are there."""
         for name, value in state.items():
-            self.on(name).set_state(value)
+            if torch.device(name).type != "cuda" or torch.cuda.is_available():
+                self.on(name).set_state(value)
 
 
 # of a context, so that threads and asynchronous tasks have their own

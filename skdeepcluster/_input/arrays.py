@@ -93,7 +93,7 @@ def as_array(X):
     if isinstance(X, list | tuple):
         return _from_list(X)
     if isinstance(X, np.ma.MaskedArray):
-        if np.ma.is_masked(X):
+        if X.dtype.names is None and np.ma.is_masked(X):
             _raise_missing("it has masked entries")
         return X.data
     if isinstance(X, np.ndarray):
@@ -217,8 +217,8 @@ def check_values(X):
         )
     if kind == "V":
         raise ValueError(
-            f"X has the dtype {X.dtype}; numbers were expected. Pass them as a type of "
-            "numpy, such as float32, or the fields of records as columns."
+            f"X has the dtype {_short(X.dtype)}; numbers were expected. Pass them as "
+            "a type of numpy, such as float32, or the fields of records as columns."
         )
     if kind == "O":
         objects = np.asarray(X)
@@ -229,6 +229,8 @@ def check_values(X):
 
 def _check_numbers(objects):
     """Convert objects as scikit-learn will, whose errors do not say what of."""
+    if any(isinstance(value, complex | np.complexfloating) for value in objects.flat):
+        raise ValueError("Complex data not supported: X holds some. Pass their parts.")
     try:
         objects.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
@@ -237,6 +239,10 @@ def _check_numbers(objects):
             f"X holds values that are no numbers ({str(error)[:200]}). Pass numbers, "
             "as in X.astype(float)."
         ) from error
+
+
+def _short(dtype):
+    return str(dtype) if len(str(dtype)) <= 100 else f"{str(dtype)[:100]}..."
 
 
 def _is_missing(value):

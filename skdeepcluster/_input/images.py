@@ -116,7 +116,8 @@ class Images(Dataset):
         if self.offset is not None:  # int64 and float64 both fit a long double
             batch = np.subtract(batch, self.offset, dtype=np.longdouble)
         dtype = np.uint8 if batch.dtype == np.uint8 else np.float32
-        return batch.astype(dtype, order="C", copy=False)
+        with np.errstate(over="ignore"):  # an error will tell of it
+            return batch.astype(dtype, order="C", copy=False)
 
     def chunks(self, size=CHUNK):
         """Yield all images in order, ``size`` at a time."""

@@ -194,7 +194,8 @@ def as_images(estimator, X, image_shape=None, layout=None, skip=False):
                 f"X has shape {shape[1:]}, that of one image without its sample axis. "
                 "Pass X[None]."
             )
-    X = _validated(estimator, X, reset)
+    with np.errstate(over="ignore", invalid="ignore"):  # in sums that look for NaN
+        X = _validated(estimator, X, reset)
     if shape is None:
         shape = (1, 1, X.shape[1])
     elif row_shape is None and X.shape[1] != np.prod(shape):
@@ -204,7 +205,8 @@ def as_images(estimator, X, image_shape=None, layout=None, skip=False):
             "(channels, height, width) of the images in these rows."
         )
     if reset:
-        offset = offset_of(X, per_feature=is_vector(shape))
+        with np.errstate(over="ignore"):  # an error will tell of it
+            offset = offset_of(X, per_feature=is_vector(shape))
         layout = Layout(shape, last, row_shape or X.shape[1:], X.dtype, offset)
     return Images(X, shape, last, layout.offset), layout
 
@@ -215,6 +217,12 @@ def _validated(estimator, X, reset):
     if is_frame(X):
         return _validated_table(estimator, X, reset, enough)
     check_values(X)
+    if isinstance(X, np.ndarray) and X.ndim == 1:  # scikit-learn would print it
+        raise ValueError(
+            f"Expected 2D array, got 1D array instead: X has shape {X.shape}. "
+            "Reshape your data: X.reshape(1, -1) is one row, X.reshape(-1, 1) is rows "
+            "of one value."
+        )
     if isinstance(X, Stored) and X.dtype.kind not in "biuf":
         X = np.asarray(X)
     if isinstance(X, Stored):
@@ -239,7 +247,8 @@ def _validated_table(estimator, X, reset, enough):
         check_values(np.asarray(X))  # tells a plainer reason, where there is one
         raise
     check_values(values)
-    return values
+    # of categories scikit-learn makes objects
+    return values.astype(np.float64) if values.dtype == object else values
 
 
 def _check_stored(X, enough):

@@ -71,8 +71,8 @@ def are_pictures(X):
                 "such as np.frombuffer(X, np.uint8).reshape(n, height, width)."
             )
         raise ValueError(
-            f"X is one path, {path_of(X)[:200]!r}; a list of image files was expected. Pass "
-            "[path], or load_image_folder(path).paths for the files of a folder."
+            f"X is one path, {path_of(X)[:200]!r}; a list of image files was expected. "
+            "Pass [path], or load_image_folder(path).paths for the files of a folder."
         )
     if isinstance(X, Image.Image):
         raise ValueError("X is one image; a list of images was expected. Pass [image].")

@@ -52,6 +52,8 @@ class Bank(Stateful):
     def _load_from_state_dict(self, state_dict, prefix, *args):
         # there are images in a round only: take as many as come
         shape = state_dict[f"{prefix}images"].shape
+        if shape[0] not in (0, len(self.labels)):
+            raise ValueError(f"the bank has {shape[0]} images of {len(self.labels)}")
         self.images = self.images.new_zeros(shape)
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -28,7 +28,7 @@ from .bank import Bank
 from .diffusion import ConditionalDiffusion
 from .diffusion_training import mirrors, train_diffusion
 from .objective import anchor_loss, discriminability_loss, domain_alignment_loss
-from .rounds import StageLog, ends_of_stages, what_went_wrong
+from .rounds import StageLog, check_saved, ends_of_stages, what_went_wrong
 from .running_statistics import frozen_running_statistics
 
 if TYPE_CHECKING:
@@ -81,6 +81,12 @@ class GCCModule(ClusterModule):
         self.round, self.clustered, self.too_near = 0, False, 0.0
         self.agreement, self.before = [], None
         self.log = StageLog(p.verbose)
+
+    def set_extra_state(self, state):
+        """Take what ``get_extra_state`` gave: of a training, or trimmed."""
+        if "before" in state:
+            check_saved(state, self)
+        super().set_extra_state(state)
 
     # -- networks ----------------------------------------------------------------------
 

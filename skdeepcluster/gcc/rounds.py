@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from .._engine.saved import compare, refuse
 from .._progress import say
 
 
@@ -71,6 +73,43 @@ def what_went_wrong(
     if changed > max_change:
         return f"it changed {changed:.0%} of the labels (max_change={max_change:g})"
     return None
+
+
+def check_saved(state: dict, module: Any) -> None:
+    """Refuse stages and rounds that no training comes to.
+
+    Parameters
+    ----------
+    state : dict
+        As ``get_extra_state`` of the module gave it, or anything else.
+    module : GCCModule
+        Before the state is taken.
+
+    Raises
+    ------
+    ValueError
+        If its parts contradict the module, or each other.
+    """
+    ends, number, log = state["ends"], state["round"], state["log"]
+    whole = all(type(end) is int for end in ends)
+    planned = len(module.ends) == 1 or ends[: len(module.ends)] == module.ends
+    if not (whole and planned and sorted(set(ends)) == ends):
+        refuse(f"its rounds end at epochs {ends}, those planned at {module.ends}")
+    if not 0 <= number < len(ends):
+        refuse(f"it is in round {number} of {len(ends) - 1}")
+    if number > 0 or state["before"] is not None:
+        weights = {
+            "online": module.online.state_dict(),
+            "prototypes": module.prototypes.detach(),
+        }
+        compare(state["before"], weights, "what its round began with")
+    rows = log.rows if isinstance(vars(log).get("rows"), list) else [None]
+    if not all(isinstance(row, dict) for row in rows) or len(rows) < state["clustered"]:
+        refuse("its stages are no rows")
+    for row in state["agreement"]:
+        if not isinstance(row, list) or len(row) != len(module.class_weights):
+            refuse("its agreement is not one of each cluster")
+        compare(row, [0.0] * len(row), "its agreement")
 
 
 class StageLog:

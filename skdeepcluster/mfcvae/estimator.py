@@ -58,7 +58,7 @@ def check_shares(shares, n_facets):
     """
     if shares is None:
         return (1.0,) * n_facets
-    if len(shares) != n_facets or not all(
+    if np.shape(shares) != (n_facets,) or not all(
         isinstance(s, Real) and 0 < float(s) < math.inf for s in shares
     ):
         raise ValueError(
@@ -234,8 +234,9 @@ class MFCVAE(FacetGenerator):
 
     @property
     def _n_clusters(self):
-        values = per_facet("n_clusters", self.n_clusters, self.n_facets)
-        return values[check_facet(self.primary_facet, self.n_facets, "primary_facet")]
+        p = self._with_plain_values()
+        values = per_facet("n_clusters", p.n_clusters, p.n_facets)
+        return values[check_facet(p.primary_facet, p.n_facets, "primary_facet")]
 
     def _resolve(self, data):
         super()._resolve(data)
