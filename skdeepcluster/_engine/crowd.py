@@ -24,7 +24,7 @@ from threadpoolctl import ThreadpoolController
 
 LOOK = 0.5  # seconds over which switches are counted
 SPELL = 20.0  # seconds between two looks at a machine that was crowded
-MOST_SWITCHES = 120  # a second: idle machines force 30 to 60, others 200 and more
+MOST_SWITCHES = 170  # a second: idle machines force up to 120, crowded ones 200 and more
 
 
 class Crowd:
