@@ -146,7 +146,7 @@ def check_moments(state: dict, optimizer: torch.optim.Optimizer, step: int) -> N
             refuse("its optimizer has moments of several kinds")
 
 
-def compare(found: Any, fresh: Any, where: str) -> None:
+def compare(found: Any, fresh: Any, where: str, grows: bool = False) -> None:
     """Refuse another structure: names, shapes, and types of what is no tensor.
 
     Parameters
@@ -156,6 +156,8 @@ def compare(found: Any, fresh: Any, where: str) -> None:
         may have grown, and a tensor that has no rows yet.
     where : str
         What errors call it.
+    grows : bool
+        Whether a dict may have other keys: plain attributes of a module fill theirs.
 
     Raises
     ------
@@ -171,11 +173,14 @@ def compare(found: Any, fresh: Any, where: str) -> None:
                 f"where {tuple(fresh.shape)} and {fresh.dtype} were expected"
             )
     elif isinstance(fresh, Mapping) and isinstance(found, Mapping):
-        if found.keys() != fresh.keys():
+        if grows:
+            fresh = {name: fresh[name] for name in fresh if name in found}
+        elif found.keys() != fresh.keys():
             odd = sorted(map(str, found.keys() ^ fresh.keys()))[0]
             refuse(f"{where}: {odd[:80]!r} is missing, or was added")
+        plain = str(where).endswith("_extra_state'")
         for name, value in fresh.items():
-            compare(found[name], value, f"{where}: {name!r}")
+            compare(found[name], value, f"{where}: {name!r}", grows=grows or plain)
     elif isinstance(fresh, list) and isinstance(found, list):
         if len(found) < len(fresh):
             refuse(f"{where} has {len(found)} values, {len(fresh)} were expected")

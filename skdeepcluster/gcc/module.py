@@ -84,7 +84,7 @@ class GCCModule(ClusterModule):
 
     def set_extra_state(self, state):
         """Take what ``get_extra_state`` gave: of a training, or trimmed."""
-        if "before" in state:
+        if state["log"] is not None:  # which a trimmed one has not
             check_saved(state, self)
         super().set_extra_state(state)
 

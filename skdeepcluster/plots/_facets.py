@@ -15,6 +15,7 @@ from .._input.paths import listed
 from ._style import QUIET, STRONG, pyplot
 from ._tiles import (
     draw_tile,
+    in_use,
     proportions,
     ranked,
     require_images,
@@ -205,7 +206,7 @@ class FacetsDisplay:
         X = listed(X)
         require_images(X, shape)
 
-        probas = [np.asarray(p) for p in estimator.predict_proba_facets(X)]
+        probas = [in_use(proba) for proba in estimator.predict_proba_facets(X)]
         ranks = [ranked(proba) for proba in probas]  # members, most typical first
         sizes = [np.array([len(m) for m in members]) for members in ranks]
         clusters = [

@@ -18,6 +18,7 @@ from .._input.paths import listed
 from ._style import QUIET, STRONG, pyplot
 from ._tiles import (
     draw_tile,
+    in_use,
     most_probable,
     proportions,
     require_images,
@@ -193,7 +194,7 @@ class GeneratedSheetDisplay:
         rng = np.random.RandomState(make_seed(random_state))
 
         facet = {k: sample_params[k] for k in ("facet",) if k in sample_params}
-        proba = np.asarray(estimator.predict_proba(X, **facet))
+        proba = in_use(estimator.predict_proba(X, **facet))
         n_clusters = proba.shape[1]
         shown = np.arange(n_clusters) if clusters is None else np.atleast_1d(clusters)
         if not set(shown.tolist()) <= set(range(n_clusters)) or shown.size == 0:

@@ -14,6 +14,7 @@ from ._style import QUIET, STRONG, last_step, pyplot
 from ._tiles import (
     TILE,
     draw_tile,
+    in_use,
     most_probable,
     proportions,
     require_images,
@@ -173,7 +174,7 @@ class ClusterSheetDisplay:
                 "for each row, in the same order."
             )
 
-        proba = np.asarray(estimator.predict_proba(X))
+        proba = in_use(estimator.predict_proba(X))
         labels, confidence = most_probable(proba)
         n_clusters = proba.shape[1]
         shown = np.arange(n_clusters) if clusters is None else np.asarray(clusters)

@@ -68,6 +68,12 @@ def most_probable(proba):
     return np.where(np.isnan(confidence), -1, proba.argmax(axis=1)), confidence
 
 
+def in_use(proba):
+    """Leave out the columns of empty clusters, which are 0 and come last."""
+    proba = np.asarray(proba)
+    return proba[:, : 1 + np.flatnonzero(proba.any(axis=0)).max(initial=0)]
+
+
 def ranked(proba):
     """Return the members of each cluster, the most probable first."""
     labels, confidence = most_probable(proba)
