@@ -115,8 +115,9 @@ def test_colour_files_as_grey(tmp_path):
 def test_modes_of_files(tmp_path, mode):
     suffix = ".tiff" if mode in ("CMYK", "YCbCr") else ".png"
     files = save(tmp_path, X[:5].transpose(0, 2, 3, 1), suffix, mode)
-    # some versions of Pillow convert YCbCr when they open it
-    assert Image.open(files[0]).mode in {mode, mode.replace("YCbCr", "RGB")}
+    if mode == "YCbCr" and Image.open(files[0]).mode != mode:
+        pytest.skip("this version of Pillow cannot read the YCbCr that it writes")
+    assert Image.open(files[0]).mode == mode
     images, layout = read(files)
     assert layout.shape == (3, 8, 8)
     expected = [np.asarray(Image.open(file).convert("RGB")) for file in files]
