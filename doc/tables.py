@@ -204,7 +204,63 @@ def bank(record):
     return rows
 
 
+def reading(record):
+    """Rows of the peak of memory of a fit on arrays, files and pictures."""
+    rows = [["X", "peak above the data, MiB"]]
+    rows += [[case, f"{peak:,.0f}"] for case, peak in record["peaks_mib"].items()]
+    return rows
+
+
+def kills(record):
+    """Rows of trainings that were killed, and of those that ended as if they were not."""
+    rows = [["method", "trainings", "kills", "identical results"]]
+    names = dict.fromkeys(row["method"] for row in record["rows"])
+    for name in names:
+        runs = [row for row in record["rows"] if row["method"] == name]
+        n_kills = sum(len(row["killed_after"]) for row in runs)
+        same = sum(row["same"] for row in runs)
+        rows.append([name, *map(str, (len(runs), n_kills, same))])
+    return rows
+
+
+def checkpoint_cost(record):
+    """Rows of what checkpoints cost."""
+    rows = [["method", "n", "epoch, s", "file, MB", "a write, s", "share of the time"]]
+    for row in record["rows"]:
+        cells = [f"{row['n']:,}", f"{row['epoch_seconds']:.1f}"]
+        cells += [f"{row['megabytes']:.1f}", f"{row['write_seconds']:.3f}"]
+        rows.append([row["method"], *cells, f"{row['share']:.1%}"])
+    return rows
+
+
+def threads(record):
+    """Rows of fits in threads and processes that differ from those alone."""
+    rows = [["method", "fits", "different in threads", "different in processes"]]
+    names = ("fits", "different_in_threads", "different_in_processes")
+    for row in record["rows"]:
+        rows.append([row["method"], *(str(row[name]) for name in names)])
+    return rows
+
+
+def crowd(record):
+    """Rows of the seconds of a fit, alone and beside processes that want the cores."""
+    rows = [["method", "other processes", "threads", "seconds", "CPU seconds"]]
+    groups = {}
+    for run in record["rows"]:
+        key = (run["method"], run["others"], run["way"])
+        groups.setdefault(key, []).append(run)
+    for (method, others, way), runs in groups.items():
+        wall, cpu = (statistics.median(r[k] for r in runs) for k in ("wall", "cpu"))
+        rows.append([method, str(others), way, f"{wall:.1f}", f"{cpu:.1f}"])
+    return rows
+
+
 TABLES = {
+    "reading": reading,
+    "kills": kills,
+    "checkpoint_cost": checkpoint_cost,
+    "threads": threads,
+    "crowd": crowd,
     "real_images": real_images,
     "long_tail": long_tail,
     "outliers": outliers,
