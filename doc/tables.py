@@ -212,7 +212,7 @@ def reading(record):
 
 
 def kills(record):
-    """Rows of trainings that were killed, and of those that ended as if they were not."""
+    """Rows of trainings that were killed, and of those that ended as others do."""
     rows = [["method", "trainings", "kills", "identical results"]]
     names = dict.fromkeys(row["method"] for row in record["rows"])
     for name in names:

@@ -31,7 +31,7 @@ from ._input.layouts import as_images
 from ._input.scaling import Scaling
 from ._parameters import sizes_fit
 from ._settings import Budget, SharedParameters
-from ._storage.pickling import Stored
+from ._storage.pickling import Storable
 from ._warnings import warn
 from .augment import make_augmentation
 from .backbones import resolve_backbone
@@ -66,7 +66,7 @@ def _unchanged_on_error(fit):
 
 
 class DeepClusterer(
-    Stored,
+    Storable,
     ClassNamePrefixFeaturesOutMixin,
     CallbackSupportMixin,
     TransformerMixin,
@@ -165,7 +165,7 @@ class DeepClusterer(
             return self._fit(X, y)
 
     def _fit(self, X, y):
-        device = resolve_device(self.device)
+        resolve_device(self.device)  # an error, before files are read
         images, self.layout_ = as_images(self, X, self.image_shape, skip=True)
         self.skipped_ = images.rows.skipped if images.rows else []
         self.image_shape_ = self.layout_.shape
@@ -176,31 +176,34 @@ class DeepClusterer(
             scaling=Scaling(images),
             augmentation=make_augmentation(self.augment, self.image_shape_),
         )
+        with (
+            signals() as asked
+        ):  # from here on: imports of torch must not be broken off
+            self._fit_images(images, data, asked, X, y)
+        if asked.noted is not None:
+            raise interruption(asked.noted, self)
+        return self
+
+    def _fit_images(self, images, data, asked, X, y):
         p = self._with_plain_values()
         p._resolve(data)
         max_epochs = p.max_epochs
         checkpoint, state = last_training(self, images, max_epochs)
         if state is not None:
             p.max_epochs = clock_of(state).max_epochs  # the plan; the rest is added
-        with (
-            signals() as asked,
-            sklearn_callbacks(self, max_epochs, X, y, self._state) as bridge,
-        ):
+        with sklearn_callbacks(self, max_epochs, X, y, self._state) as bridge:
             net = self._make_net(p, data, bridge, checkpoint)
             if state is not None:
                 net.load_training_state(state, max_epochs)
             # loader workers and pinned memory need the data on the host
             loader = ("iterator_train__num_workers", "iterator_train__pin_memory")
             if not any((self.net_params or {}).get(key) for key in loader):
-                images = images.to(device)
+                images = images.to(net.device)
             self._train(net, images, asked)
             asked.hold()
             net.finish(images)
             self._finish(net, images)
             self._check_empty()
-        if asked.noted is not None:
-            raise interruption(asked.noted, self)
-        return self
 
     def _train(self, net, images, asked):
         """Train until the end, or until something asks to stop."""
@@ -215,8 +218,9 @@ class DeepClusterer(
                 raise
             asked.noted = signal.SIGINT
         if not any("loss" in row for row in net.history):
-            if asked.noted is not None:  # nothing was learnt
-                raise ending(asked.noted)
+            if asked.noted is not None:
+                text = "Training was interrupted before its first epoch was done: "
+                raise ending(asked.noted, f"{text}the estimator is as it was.")
             raise ValueError(
                 "A callback ended training before the first epoch was done: nothing "
                 "was learnt. Stop at the end of an epoch, or later."

@@ -1,9 +1,11 @@
 """A training that was killed goes on, and ends as the one that was not."""
 
+import copy
 import os
 import pickle
 import signal
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,9 @@ from toy import IMAGES, Spy, ToyModule, make, stops
 
 import skdeepcluster
 from skdeepcluster import GCC
-from skdeepcluster._engine.checkpoint import Checkpoint, digest
+from skdeepcluster._engine.checkpoint import Checkpoint
 from skdeepcluster._storage.container import read
+from skdeepcluster._storage.digest import digest
 from skdeepcluster._storage.encoding import unpack
 from skdeepcluster.gcc import Generated
 from skdeepcluster.gcc.diffusion import ConditionalDiffusion
@@ -291,6 +294,25 @@ def test_a_warm_start_needs_the_same_data_and_parameters():
     assert model.n_iter_ == 3
 
 
+def test_a_warm_start_that_fails_changes_nothing():
+    def fail(net):
+        if len(net.history) == 6:
+            raise RuntimeError("no memory left")
+
+    model = make(max_epochs=2, warm_start=True).fit(IMAGES)
+    model.set_params(max_epochs=10, callbacks=[Spy("on_epoch_end", fail)])
+    with pytest.raises(RuntimeError):
+        model.fit(IMAGES)
+    model.set_params(max_epochs=4, callbacks=None).fit(IMAGES)
+    once = make(max_epochs=2, warm_start=True).fit(IMAGES)
+    assert_same_fit(model, once.set_params(max_epochs=4).fit(IMAGES), IMAGES)
+
+
+def test_a_random_state_may_have_moved():
+    model = make(max_epochs=2, warm_start=True, random_state=np.random.RandomState(3))
+    assert model.fit(IMAGES).set_params(max_epochs=4).fit(IMAGES).n_iter_ == 4
+
+
 def test_a_copy_begins_anew():
     model = make(max_epochs=2, warm_start=True).fit(IMAGES)
     assert clone(model).set_params(max_epochs=3).fit(IMAGES).n_iter_ == 3
@@ -320,6 +342,34 @@ def test_a_checkpoint_of_another_training_is_refused(changed, named, tmp_path):
         make(checkpoint=tmp_path).fit(IMAGES[::-1].copy())
 
 
+class Darker:
+    def __init__(self, share):
+        self.share = share
+
+    def __call__(self, x):
+        return self.share * x
+
+
+def darker(x, share):
+    return share * x
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (partial(darker, share=0.5), partial(darker, share=0.9)),
+        (Darker(0.5), Darker(0.9)),
+        (lambda x: x, lambda x: 0.5 * x),
+    ],
+    ids=["partial", "attribute", "lambda"],
+)
+def test_a_checkpoint_of_another_augmentation_is_refused(one, other, tmp_path):
+    make(checkpoint=tmp_path, augment=one).fit(IMAGES)
+    with pytest.raises(ValueError, match="differs in augment"):
+        make(checkpoint=tmp_path, augment=other).fit(IMAGES)
+    make(checkpoint=tmp_path, augment=copy.deepcopy(one)).fit(IMAGES)
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "folder", "link"])
 def test_a_damaged_checkpoint_is_never_read(damage, tmp_path):
     make(checkpoint=tmp_path).fit(IMAGES)
@@ -343,6 +393,11 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path):
     left.write_bytes(b"half")
     make(checkpoint=tmp_path).fit(IMAGES)
     assert [path.name for path in tmp_path.iterdir()] == ["training.safetensors"]
+
+
+def test_an_empty_name_is_not_the_current_folder():
+    with pytest.raises(ValueError, match="names no folder"):
+        make(checkpoint="").fit(IMAGES)
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path):

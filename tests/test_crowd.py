@@ -1,5 +1,6 @@
 """Threads on a machine that others use."""
 
+import os
 import sys
 import threading
 import time
@@ -39,6 +40,17 @@ def idle_threads():
     return sum(thread._target is crowd._outnumber for thread in threading.enumerate())
 
 
+def tasks():
+    return len(os.listdir("/proc/self/task"))
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 30
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
 @on_linux
 @pytest.mark.usefixtures("two_threads")
 def test_a_crowd_is_seen_and_left(switches, monkeypatch):
@@ -46,8 +58,11 @@ def test_a_crowd_is_seen_and_left(switches, monkeypatch):
         look()
         assert not seen.is_seen and idle_threads() == 0
         switches[0] += 10**9
+        before = tasks()
         look()
         assert seen.is_seen and idle_threads() == 1
+        # more of OpenMP's threads than cores
+        wait_for(lambda: tasks() - before > len(os.sched_getaffinity(0)))
         look()
         assert seen.is_seen  # for a while
         with watched() as inner:
@@ -59,10 +74,7 @@ def test_a_crowd_is_seen_and_left(switches, monkeypatch):
         monkeypatch.setattr(Crowd, "until", 0.0)
         look()
         assert not again.is_seen
-    deadline = time.monotonic() + 30
-    while idle_threads() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert idle_threads() == 0
+    wait_for(lambda: idle_threads() == 0)
     look()  # outside of a fit it is nothing
 
 

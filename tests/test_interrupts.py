@@ -9,12 +9,17 @@ import time
 
 import numpy as np
 import pytest
-from estimators import each_estimator, make_stripes
+from estimators import ESTIMATORS, each_estimator, make_stripes
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from skorch.callbacks import EarlyStopping
+from skorch.utils import noop
 from toy import IMAGES, RUNTIME, Spy, ToyModule, make, stops
+
+from skdeepcluster import GCC
+from skdeepcluster.gcc.diffusion_training import DiffusionObjective
 
 X = make_stripes()[0]
 
@@ -152,6 +157,56 @@ def test_a_handler_of_the_caller_stays_and_may_raise():
     np.testing.assert_array_equal(model.predict(IMAGES), model.labels_)
 
 
+def test_while_a_diffusion_model_trains(monkeypatch):
+    losses, seen = DiffusionObjective.losses, []
+
+    def interrupted(self, batch):
+        seen.append(1)
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return losses(self, batch)
+
+    monkeypatch.setattr(DiffusionObjective, "losses", interrupted)
+    gcc = next(model for model in ESTIMATORS if isinstance(model, GCC))
+    with pytest.raises(KeyboardInterrupt, match="after epoch 1") as caught:
+        clone(gcc).fit(X)
+    assert len(seen) == 3  # the step under way was the last
+    model = caught.value.estimator
+    np.testing.assert_array_equal(model.predict(X), model.labels_)
+
+
+FIRST_FIT = """
+import os, signal, sys
+import numpy as np
+from skdeepcluster import DigPro
+
+class Watch:
+    sent = False
+    def find_spec(self, name, path=None, target=None):
+        if name == "sympy.logic" and not self.sent:
+            self.sent = True
+            os.kill(os.getpid(), signal.SIGINT)
+
+watch = Watch()
+sys.meta_path.insert(0, watch)
+X = np.random.default_rng(0).random((16, 32, 32))
+model = DigPro(2, max_epochs=1, batch_size=8, backbone=sys.argv[1])
+try:
+    model.fit(X)
+except KeyboardInterrupt:
+    print("interrupted")
+model.fit(X)
+print(watch.sent, len(model.labels_))
+"""
+
+
+@pytest.mark.parametrize("backbone", ["conv", "shufflenet_v2_x0_5"])
+def test_the_first_fit_of_a_process_breaks_no_import_off(backbone):
+    command = [sys.executable, "-W", "ignore", "-c", FIRST_FIT, backbone]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "interrupted\nTrue 16\n", done.stderr
+
+
 # -- what is around the fit ------------------------------------------------------------
 
 
@@ -251,9 +306,27 @@ def test_a_callback_that_stops_is_no_interrupt(event, at, epochs):
     np.testing.assert_array_equal(model.predict(IMAGES), model.labels_)
 
 
-def test_a_callback_that_stops_before_an_epoch_is_done_is_an_error():
+@pytest.mark.parametrize("event", ["on_train_begin", "on_batch_end"])
+def test_a_callback_that_stops_before_an_epoch_is_done_is_an_error(event, tmp_path):
+    model = make(max_epochs=5, checkpoint=tmp_path)
     with pytest.raises(ValueError, match="nothing was learnt"):
-        make(max_epochs=5, callbacks=[stops("on_batch_end", 1)]).fit(IMAGES)
+        model.set_params(callbacks=[stops(event, 1)]).fit(IMAGES)
+    assert model.set_params(callbacks=None).fit(IMAGES).n_iter_ == 5
+
+
+def test_a_callback_that_stops_at_the_end_is_too_late():
+    assert make(callbacks=[stops("on_train_end", 1)]).fit(IMAGES).n_iter_ == 2
+
+
+def test_a_failed_fit_says_why_beside_callbacks_that_act_at_its_end():
+    class Diverges(ToyModule):
+        def losses(self, batch):
+            bad = float("nan") if self.clock.epoch == 2 else 1.0
+            return {name: bad * part for name, part in super().losses(batch).items()}
+
+    best = EarlyStopping(monitor="loss", load_best=True, sink=noop)
+    with pytest.raises(FloatingPointError, match="epoch 3"):
+        make(Diverges, max_epochs=4, callbacks=[best]).fit(IMAGES)
 
 
 def test_a_failed_fit_does_not_run_the_end_of_training():

@@ -5,17 +5,19 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import warnings
 
 import joblib
 import numpy as np
 import pytest
-import sklearn
 import torch
 from estimators import ESTIMATORS, each_estimator, make_stripes, trained
 from sklearn.base import clone
 from torch import nn
+from torchvision.transforms import v2
 
 from skdeepcluster import DigPro
 
@@ -48,10 +50,7 @@ MODES = {
     "meta": lambda: torch.device("meta"),
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "errstate": numpy_raises,
-    "array API": lambda: sklearn.config_context(array_api_dispatch=True),
 }
-if not os.environ.get("SCIPY_ARRAY_API"):
-    del MODES["array API"]  # scikit-learn refuses the option without it
 
 
 def results(estimator, X):
@@ -95,6 +94,25 @@ def test_the_guard_gives_back_a_default_dtype_that_two_threads_replaced():
             joblib.delayed(m.fit)(X) for m in models
         )
         assert torch.zeros(1).dtype == torch.float64
+
+
+ARRAY_API = """
+import numpy as np, sklearn
+from skdeepcluster import MFCVAE
+X = np.random.default_rng(0).random((32, 8, 8))
+make = lambda: MFCVAE(2, hidden_dims=8, max_epochs=2, batch_size=16, random_state=0)
+expected = make().fit(X).transform(X)
+with sklearn.config_context(array_api_dispatch=True):
+    np.testing.assert_array_equal(make().fit(X).transform(X), expected)
+"""
+
+
+def test_scikit_learns_array_api_changes_nothing():
+    # scipy reads the variable when it is imported
+    environment = {**os.environ, "SCIPY_ARRAY_API": "1"}
+    command = [sys.executable, "-W", "ignore", "-c", ARRAY_API]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # -- threads and processes -------------------------------------------------------------
@@ -160,8 +178,12 @@ def add_noise(x):
     return (x + 0.1 * torch.randn_like(x)).clamp(0, 1)
 
 
-def test_an_augmentation_of_a_users_own_draws_from_them_too():
-    model = clone(ESTIMATORS[0]).set_params(augment=add_noise)
+@pytest.mark.parametrize(
+    "augment",
+    [add_noise, nn.Sequential(v2.RandomResizedCrop(8), v2.GaussianNoise())],
+)
+def test_an_augmentation_of_a_users_own_draws_from_them_too(augment):
+    model = clone(ESTIMATORS[0]).set_params(augment=augment)
     first = clone(model).fit(X).transform(X)
     torch.manual_seed(11)
     np.testing.assert_array_equal(first, clone(model).fit(X).transform(X))
@@ -184,6 +206,17 @@ def test_predictions_go_on_in_threads_beside_a_fit():
     jobs += [joblib.delayed(clone(ESTIMATORS[0]).fit)(X) for _ in range(2)]
     for found in joblib.Parallel(4, backend="threading")(jobs)[:8]:
         np.testing.assert_array_equal(found, expected)
+
+
+def test_images_are_drawn_beside_a_fit():
+    model = reference("GCC")
+    expected, _ = model.sample(3, random_state=0)
+    jobs = [joblib.delayed(model.sample)(3, random_state=0) for _ in range(3)]
+    jobs.append(joblib.delayed(clone(ESTIMATORS[0]).fit)(X))
+    *drawn, fit = joblib.Parallel(4, backend="threading")(jobs)
+    for images, _ in drawn:
+        np.testing.assert_array_equal(images, expected)
+    np.testing.assert_array_equal(fit.transform(X), reference(NAMES[0]).transform(X))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

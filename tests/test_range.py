@@ -89,6 +89,13 @@ def test_an_unknown_white_is_refused(models, fitted, given):
     assert vars(model) == before
 
 
+@pytest.mark.parametrize("share", [1 / 255, 0.1, 1e-4])
+def test_images_that_were_scaled_twice_are_refused(models, share):
+    for name in ("uint8", "float64 to 1"):
+        with pytest.raises(ValueError, match="Scale X as the training data were"):
+            models[name].predict(share * X / 255)
+
+
 @pytest.mark.parametrize(("fitted", "given"), sorted(SAME))
 def test_numbers_of_one_range_are_taken_as_they_are(models, fitted, given):
     model = models[fitted]

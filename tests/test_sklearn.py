@@ -230,6 +230,11 @@ def test_cross_validation(estimator, stripes):
     names = np.array(["bar", "post", "box"])[kinds]
     labels = cross_val_predict(clone(estimator), X, names, cv=3)
     assert labels.shape == (len(X),) and labels.max() < estimator.n_clusters
+    # folds in which a cluster is empty fit together with the others
+    many = clone(estimator).set_params(n_clusters=15)
+    proba = cross_val_predict(many, X, method="predict_proba", cv=3)
+    assert proba.shape == (len(X), 15)
+    np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-5)
     scores = cross_val_score(
         clone(estimator), X, names, scoring=clustering_accuracy_scorer, cv=2
     )

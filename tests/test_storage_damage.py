@@ -100,6 +100,8 @@ def test_what_is_no_regular_file(whole, tmp_path, quiet):
     assert "symbolic link" in error_of(tmp_path / "nowhere")[0]
     assert "is a folder" in error_of(tmp_path)[0]
     assert "pipe, socket or device" in error_of(os.devnull)[0]
+    with pytest.raises(OSError, match="no regular file"):
+        fitted("DigPro").save(os.devnull)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
@@ -134,6 +136,25 @@ def test_forged_weights_give_no_labels(whole, tmp_path):
     write(tmp_path / "nan", "model", document, tensors)
     with pytest.raises(FloatingPointError, match="NaN"):
         load(tmp_path / "nan", device="cpu").predict(X)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("params", "checkpoint", "elsewhere"),
+        ("params", "callbacks", None),
+        ("attributes", "_read", 1),
+        ("attributes", "_training", 1),
+        ("attributes", "_per_sample", ()),
+    ],
+)
+def test_forged_names_are_refused(part, name, value, whole, tmp_path):
+    document, tensors = read_model(whole, tmp_path)
+    tree = unpack(document, tensors)
+    tree[part][name] = value
+    write(tmp_path / "forged", "model", *pack(tree))
+    with pytest.raises(FileError, match=name):
+        load(tmp_path / "forged", device="cpu")
 
 
 def read_model(whole, tmp_path):

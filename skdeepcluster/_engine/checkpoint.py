@@ -6,17 +6,16 @@ import contextlib
 import copy
 import hashlib
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from .._storage.container import FileError, read, write
-from .._storage.encoding import pack, unpack
+from .._storage import FileError, read, unpack, write_tree
+from .._storage.digest import digest
+from .._warnings import warn
 from .saved import check_training
 
 # what may differ between the run that was killed and the one that goes on
@@ -25,7 +24,9 @@ FREE = {
     "checkpoint",
     "checkpoint_every",
     "device",
+    "image_shape",  # of which X tells
     "max_epochs",
+    "on_error",
     "verbose",
     "warm_start",
 }
@@ -78,8 +79,8 @@ class Checkpoint:
             left.unlink(missing_ok=True)
         if not os.path.lexists(self.path):
             return None
-        document, tensors = read(self.path, "checkpoint")
         with self.read():
+            document, tensors = read(self.path, "checkpoint")
             saved = unpack(document, tensors)
             if not isinstance(saved, dict) or saved.keys() != {"identity", "state"}:
                 raise FileError("it holds no training.")
@@ -91,7 +92,9 @@ class Checkpoint:
             if identity != self.identity and not strict:
                 return None
             check_training(saved["state"])
-        check_same(identity, self.identity, f"in {str(self.folder)!r}")
+        where = f"in {str(self.folder)!r}"
+        remedy = "delete that folder, or name another one in checkpoint"
+        check_same(identity, self.identity, where, remedy)
         return saved["state"]
 
     @contextlib.contextmanager
@@ -123,6 +126,15 @@ class Checkpoint:
             if isinstance(error, OSError):
                 raise OSError(error.errno, text) from error
             raise ValueError(text) from error
+        try:  # now, not when the training is over
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"Nothing can be written in checkpoint={str(self.folder)[:200]!r} "
+                f"({error.strerror}). Pass another folder.",
+            ) from error
 
     def due(self) -> bool:
         """Whether the last write is long enough ago."""
@@ -130,9 +142,17 @@ class Checkpoint:
 
     def save(self, state: dict) -> None:
         """Replace the file by a training."""
-        document, tensors = pack({"identity": self.identity, "state": state})
-        write(self.path, "checkpoint", document, tensors)
+        tree = {"identity": self.identity, "state": state}
         self.last = time.monotonic()
+        try:
+            write_tree(self.path, "checkpoint", tree)
+        except OSError as error:
+            warn(
+                f"{str(self.path)!r} could not be written ({error.strerror}): it holds "
+                "the last training that could, and training goes on.",
+                RuntimeWarning,
+            )
+            return
         if self.within is not None:
             self.within.path.unlink(missing_ok=True)
 
@@ -197,14 +217,19 @@ def last_training(
     kept = vars(estimator).pop("_training", None) if estimator.warm_start else None
     if estimator.checkpoint is None and not estimator.warm_start:
         return None, None
+    if estimator.checkpoint == "":
+        raise ValueError("checkpoint='' names no folder. Pass one, or None.")
     identity = identity_of(estimator, images)
     checkpoint: Checkpoint | Kept
     if estimator.checkpoint is not None:
         every = estimator.checkpoint_every
         checkpoint = Checkpoint(estimator.checkpoint, every, identity)
     else:
-        checkpoint = estimator._training = kept or Kept(identity)
-        check_same(checkpoint.identity, identity, "that warm_start=True goes on with")
+        checkpoint = estimator._training = Kept(identity)
+        if kept is not None:
+            where = "that warm_start=True goes on with"
+            check_same(kept.identity, identity, where, "pass warm_start=False")
+            checkpoint.state = kept.state  # a fit that fails leaves the old one alone
     state = checkpoint.load()
     if state is not None and max_epochs < clock_of(state).ends[-1]:
         raise ValueError(
@@ -227,21 +252,25 @@ def clock_of(state: dict):
 # -- what makes two trainings the same one ---------------------------------------------
 
 
-def check_same(theirs: dict, ours: dict, where: str) -> None:
+def check_same(theirs: dict, ours: dict, where: str, remedy: str) -> None:
     """Refuse to go on with a training on other data, or by other parameters."""
     differ = [key for key in {**ours, **theirs} if theirs.get(key) != ours.get(key)]
+    if "the class" in differ:
+        differ = ["the class"]  # and so in its parameters
     if differ:
         raise ValueError(
             f"The training {where} is another one: it differs in "
             f"{', '.join(sorted(differ))}. To go on with it, pass what it was begun "
-            "with; to begin anew, name another folder in checkpoint, or pass "
-            "warm_start=False."
+            f"with; to begin anew, {remedy}."
         )
 
 
 def identity_of(estimator, images) -> dict[str, str]:
     """Digest the data and each parameter of an estimator that changes the result."""
     params = estimator.get_params(deep=False)
+    if isinstance(estimator.random_state, np.random.RandomState):
+        # its state moves with every fit; that of the training is in the checkpoint
+        params["random_state"] = "a RandomState"
     known = {key: digest(params[key]) for key in params if key not in FREE}
     return {
         "the class": type(estimator).__qualname__,
@@ -264,52 +293,3 @@ def digest_of_images(images) -> str:
         found.update(str(chunk.dtype).encode())
         found.update(np.ascontiguousarray(chunk.numpy()).data)
     return found.hexdigest()
-
-
-def digest(value: Any) -> str:
-    """Digest a parameter: two equal ones have equal digests, in every process."""
-    found = hashlib.blake2b(digest_size=16)
-    for part in _parts(value):
-        found.update(part)
-        found.update(b"\0")
-    return found.hexdigest()
-
-
-def _parts(value):
-    """Yield bytes that tell a value from others."""
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        yield repr((value.dtype, tuple(value.shape))).encode()
-        yield value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-    elif isinstance(value, np.ndarray):
-        yield repr((value.dtype.str, value.shape)).encode()
-        yield np.ascontiguousarray(value).tobytes()
-    elif isinstance(value, nn.Module):
-        yield f"{kind} {value!r}".encode()
-        for name, tensor in value.state_dict().items():
-            if isinstance(tensor, torch.Tensor):
-                yield name.encode()
-                yield from _parts(tensor)
-    elif isinstance(value, np.random.RandomState):
-        for part in value.get_state():
-            yield from _parts(part)
-    elif isinstance(value, dict):
-        yield f"{len(value)} items".encode()
-        for key in sorted(value, key=str):
-            yield str(key).encode()
-            yield from _parts(value[key])
-    elif isinstance(value, list | tuple):
-        yield f"{len(value)} values".encode()
-        for part in value:
-            yield from _parts(part)
-    elif hasattr(value, "get_params") and not isinstance(value, type):
-        yield kind.encode()
-        yield from _parts(value.get_params(deep=False))
-    elif isinstance(value, np.generic):
-        yield repr(value.item()).encode()
-    elif callable(value):
-        named = getattr(value, "__qualname__", kind)
-        yield f"{getattr(value, '__module__', '')}.{named}".encode()
-    else:
-        yield repr(value).encode()

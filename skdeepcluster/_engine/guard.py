@@ -21,8 +21,11 @@ _replaced = torch.float32
 
 def _after_fork():
     """Wait for nothing that only the parent has: threads of torch, holders of locks."""
-    global _lock
+    global _lock, _users
     _lock = threading.Lock()
+    if _users and _replaced != torch.float32:
+        torch.set_default_dtype(_replaced)
+    _users = 0
     torch.set_num_threads(1)
 
 

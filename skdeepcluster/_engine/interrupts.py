@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator
@@ -67,11 +68,17 @@ _current: ContextVar[Signals | None] = ContextVar("signals", default=None)
 def signals() -> Iterator[Signals]:
     """Note signals inside the block, unless the caller handles them in its own way.
 
+    SIGTERM ends the worker processes of joblib and multiprocessing as ever.
+
     Python hands signals to its main thread: in others the block changes nothing.
     """
     noted, before = Signals(), {}
     if threading.current_thread() is threading.main_thread():
+        # a worker of joblib would report its end as a result, and live on
+        worker = multiprocessing.current_process().name != "MainProcess"
         for number, default in DEFAULTS.items():
+            if worker and number == signal.SIGTERM:
+                continue
             if signal.getsignal(number) is default:
                 before[number] = signal.signal(number, noted.note)
     token = _current.set(noted)

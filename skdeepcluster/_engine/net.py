@@ -126,8 +126,8 @@ class TrainingNet(NeuralNet):
             If a signal asks to end the process: between two steps.
         """
         clock = self.module_.clock
-        self.notify("on_train_begin", X=images, y=None)
         try:
+            self.notify("on_train_begin", X=images, y=None)
             if not self.ended:
                 self.fit_loop(images, epochs=max(0, clock.ends[-1] - clock.epoch))
             self.ended = True
@@ -141,9 +141,10 @@ class TrainingNet(NeuralNet):
         except BaseException:
             self.notify("on_train_end", X=images, y=None)
             raise
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and clock.epoch > 0:
             self.checkpoint.save(self.training_state())
-        self.notify("on_train_end", X=images, y=None)
+        with contextlib.suppress(StopTraining):  # there is nothing left to stop
+            self.notify("on_train_end", X=images, y=None)
         return self
 
     def notify(self, method_name, **kwargs):
@@ -425,6 +426,11 @@ class ClusterNet(TrainingNet):
             out[start : start + len(part)] = part
             start += len(part)
         if not out.isfinite().all():
+            if not self.history:
+                raise FloatingPointError(
+                    "The embedding of X is NaN or infinite. X holds values that are "
+                    "far from those of the training data, or the model is damaged."
+                )
             raise FloatingPointError(
                 f"The embedding became NaN or infinite after {len(self.history)} "
                 f"epoch(s). Lower lr={self.lr}, or train with precision='float32'."

@@ -14,9 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
 
-# what is known to draw nothing, but for the layers in RANDOM_LAYERS
-KNOWN = ("torch.nn.", "torchvision.", "skdeepcluster.")
-RANDOM_LAYERS = ("Dropout", "StochasticDepth", "DropBlock", "RReLU")
+# what is known to draw nothing, but for the layers in RANDOM, if their rate is not 0
+KNOWN = ("torch.nn.", "torchvision.models.", "torchvision.ops.", "skdeepcluster.")
+KNOWN += ("diffusers.",)
+RANDOM = ("Dropout", "StochasticDepth", "DropBlock", "RReLU", "FractionalMaxPool")
+RANDOM += ("MultiheadAttention", "RNN", "LSTM", "GRU")
+RATES = ("p", "dropout")  # names of the rate, where a layer has one
 
 
 class Generators:
@@ -212,8 +215,12 @@ def may_draw(network) -> bool:
     """Whether calling a network may draw random numbers that name no generator."""
     if not isinstance(network, nn.Module):
         return not type(network).__module__.startswith("skdeepcluster.")
-    return any(
-        not type(part).__module__.startswith(KNOWN)
-        or any(name in type(part).__name__ for name in RANDOM_LAYERS)
-        for part in network.modules()
-    )
+    return any(map(_draws, network.modules()))
+
+
+def _draws(part):
+    if not type(part).__module__.startswith(KNOWN):
+        return True
+    rates = [vars(part)[name] for name in RATES if name in vars(part)]
+    named = any(name in type(part).__name__ for name in RANDOM)
+    return named and (not rates or any(rates))

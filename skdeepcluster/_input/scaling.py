@@ -122,6 +122,13 @@ class Scaling(nn.Module):
             return images
         values = Values.of(images, look=not (images.is_byte and white))
         if white and values.white:
+            highest = values.high * white / values.white
+            if len(images) > 1 and 0 < highest < min(white / FAINT, faintest):
+                raise ValueError(
+                    f"X holds values up to {values.high:g} of {values.white:g}, and "
+                    "every image of the training was brighter. Scale X as the training "
+                    "data were."
+                )
             if white != values.white:
                 images.rescale = white, values.white
             return images

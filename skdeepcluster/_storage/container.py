@@ -79,6 +79,13 @@ def write(path, kind: str, document: Any, tensors: dict[str, Tensor]) -> None:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{str(path)!r} is a folder. Pass the name of a file.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{str(path)!r} cannot be written: there is no folder "
+            f"{str(path.parent)!r}. Make it first."
+        )
+    if path.exists() and not path.is_file():
+        raise OSError(f"{str(path)!r} is no regular file. Pass the name of one.")
     # wide values first, as in safetensors: every tensor is aligned then
     order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
     ready = {name: tensors[name].detach().cpu().contiguous() for name in order}

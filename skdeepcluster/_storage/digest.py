@@ -25,10 +25,11 @@ PROTOCOL = ("__getstate__", "__setstate__", "__reduce__", "__reduce_ex__")
 def digest(value: Any) -> str:
     """SHA-256 of all that an object holds, in hexadecimal digits.
 
-    Numbers, strings, arrays and tensors count by value, functions and classes by name,
-    other objects by the name of their class and by their attributes. Objects that say
-    themselves how they are pickled count by the name alone, and networks among them by
-    their weights, too: what else they hold may be another thing after that.
+    Numbers, strings, arrays and tensors count by value, functions and classes by name
+    (a lambda by its code), other objects by the name of their class and by their
+    attributes. Objects that say themselves how they are pickled count by the name, and
+    networks among them by their weights, too: what else they hold may be another
+    thing after that.
 
     Parameters
     ----------
@@ -79,7 +80,9 @@ class _Digest:
             plain = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             return f"tensor {value.dtype} {tuple(value.shape)}", [plain.numpy().data]
         if isinstance(value, NAMED):
-            return "named", [getattr(value, "__qualname__", kind).encode()]
+            name = getattr(value, "__qualname__", kind).encode()
+            code = getattr(value, "__code__", None) if b"<lambda>" in name else None
+            return "named", [name, code.co_code] if code else [name]
         if isinstance(value, functools.partial):
             state = (value.func, value.args, value.keywords)
             return kind, [self.of(part) for part in state]

@@ -43,7 +43,7 @@ MAX_LIST = 10**6  # numbers of epochs and of facets, which become lists of that 
 
 
 def write_model(estimator, path, per_sample: bool) -> None:
-    """Write a fitted estimator: see :meth:`.Stored.save`."""
+    """Write a fitted estimator: see :meth:`.Storable.save`."""
     check_is_fitted(estimator)
     cls = type(estimator)
     module = estimator.net_.module_
@@ -193,8 +193,11 @@ def _check_parts(tree):
     if not right or not all(isinstance(part, dict) for part in tree.values()):
         raise FileError("it lacks a part of an estimator, or has one too many.")
     for name in tree["attributes"]:
-        if name in tree["params"] or not (name[-1:] == "_" or name[:1] == "_"):
+        named = name[-1:] == "_" or name[:1] == "_"
+        if name in tree["params"] or name in NO_RESULTS or not named:
             raise FileError(f"{name[:80]!r} is no name of a fitted attribute.")
+    for name in TRAINING & tree["params"].keys():
+        raise FileError(f"{name} is a parameter that no file holds.")
     _check_numbers(tree["resolved"])
 
 
@@ -248,6 +251,9 @@ def _rebuild(cls, tree, objects, device):
     """Build the estimator, and its networks: without memory first, then the weights."""
     made = cls(**tree["params"], **objects)
     made._validate_params()
+    for name in tree["attributes"]:
+        if hasattr(cls, name):
+            raise FileError(f"{name[:80]!r} is no name of a fitted attribute.")
     vars(made).update(tree["attributes"])
     if math.prod(made.layout_.shape) != made.n_features_in_:
         raise FileError("its images have two sizes.")

@@ -34,7 +34,7 @@ class Weights(NamedTuple):
     requires_grad: bool | None  # None: a buffer
 
 
-class Stored:
+class Storable:
     """What every estimator can do about files, pickles and copies of it."""
 
     # attributes that have an entry for each training sample

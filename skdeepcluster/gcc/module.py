@@ -294,7 +294,7 @@ class GCCModule(ClusterModule):
             device=self.labels.device,
             bar=self.log.title("diffusion model", self.round),
             checkpoint=embed.checkpoint(
-                "diffusion", [self.round, told, self.generator]
+                "diffusion", [self.round, told, self.generator.state_dict()]
             ),
         )
         self.log.end("diffusion", self.round, loss=loss)
