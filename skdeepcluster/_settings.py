@@ -119,7 +119,8 @@ class SharedParameters(Declared):
         Whether ``fit`` goes on with the last training of this estimator, on the same
         data, if ``max_epochs`` was raised since: the epochs added have a rise and a
         decay of the learning rate of their own. Networks, optimiser and memories are
-        kept for that. With a ``checkpoint``, ``fit`` goes on in any case.
+        kept for that: set it before the first ``fit``. With a ``checkpoint``, ``fit``
+        goes on in any case.
     verbose
         What is shown in training, with the parts of the loss and the time left: nothing
         (0); a bar, or where there is neither terminal nor notebook some lines (1); a

@@ -15,10 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 aten = torch.ops.aten
 
 # what is known to draw nothing, but for the layers in RANDOM, if their rate is not 0
-KNOWN = ("torch.nn.", "torchvision.models.", "torchvision.ops.", "skdeepcluster.")
-KNOWN += ("diffusers.",)
-RANDOM = ("Dropout", "StochasticDepth", "DropBlock", "RReLU", "FractionalMaxPool")
-RANDOM += ("MultiheadAttention", "RNN", "LSTM", "GRU")
+KNOWN = (
+    *("skdeepcluster.", "diffusers.", "torch.nn."),
+    *("torchvision.models.", "torchvision.ops."),
+)
+RANDOM = (
+    *("Dropout", "StochasticDepth", "DropBlock", "RReLU", "FractionalMaxPool"),
+    *("MultiheadAttention", "RNN", "LSTM", "GRU"),
+)
 RATES = ("p", "dropout")  # names of the rate, where a layer has one
 
 

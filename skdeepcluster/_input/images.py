@@ -113,7 +113,9 @@ class Images(Dataset):
     def _values(self, rows):
         """Rows as they are trained on: a contiguous array, uint8 or float32."""
         batch = self._read(rows)
-        if self.offset is not None:  # int64 and float64 both fit a long double
+        if (
+            self.offset is not None
+        ):  # a long double has the bits of int64 on most systems
             batch = np.subtract(batch, self.offset, dtype=np.longdouble)
         dtype = np.uint8 if batch.dtype == np.uint8 else np.float32
         with np.errstate(over="ignore"):  # an error will tell of it
