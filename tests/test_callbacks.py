@@ -50,11 +50,13 @@ OWN = ["collapse", "converged", "lr_scheduler", "bar", "sklearn", "CollapseWarni
 
 @pytest.mark.parametrize("name", OWN)
 def test_names_of_a_user_do_not_collide_with_ours(name):
-    make(callbacks=[(name, Callback())], verbose=1).fit(IMAGES)
+    model = make(callbacks=[(name, Callback())], verbose=1).fit(IMAGES)
+    assert model.n_iter_ == 2
 
 
 def test_a_callback_of_ours_can_be_passed_again():
-    make(callbacks=[CollapseWarning(threshold=0.5), CollapseWarning()]).fit(IMAGES)
+    twice = [CollapseWarning(threshold=0.5), CollapseWarning()]
+    assert make(callbacks=twice).fit(IMAGES).n_iter_ == 2
 
 
 @pytest.mark.parametrize(
