@@ -448,3 +448,31 @@ def test_digests_tell_values_apart():
     assert len(set(digests)) == len(values)
     assert digests == [digest(value) for value in values]
     assert digest(a) == digest(pickle.loads(pickle.dumps(a)))
+
+
+# -- folders that take nothing ---------------------------------------------------------
+
+
+def full(*args, **kwargs):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_write_that_fails_does_not_lose_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("skdeepcluster._engine.checkpoint.write_tree", full)
+    with pytest.warns(RuntimeWarning, match="No space left on device"):
+        model = make(checkpoint=tmp_path).fit(IMAGES)
+    assert_same_fit(model, make().fit(IMAGES), IMAGES)
+
+
+def test_a_folder_that_takes_nothing_is_an_error_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    epochs = []
+    spy = Spy("on_epoch_begin", lambda net: epochs.append(1))
+    with pytest.raises(OSError, match="Nothing can be written in checkpoint="):
+        make(checkpoint=tmp_path, callbacks=[spy]).fit(IMAGES)
+    assert not epochs
+
+
+def test_a_model_needs_a_folder_that_is_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Make it first"):
+        make().fit(IMAGES).save(tmp_path / "none" / "model.safetensors")
