@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import signal
 from typing import ClassVar
 
 import numpy as np
-import torch
 from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     ClusterMixin,
@@ -17,17 +15,18 @@ from sklearn.base import (
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
+from ._calibration import probabilities
 from ._engine.batches import EpochBatches
 from ._engine.checkpoint import clock_of, last_training
 from ._engine.crowd import watched
 from ._engine.device import resolve_device, resolve_precision
-from ._engine.guard import guarded, pinned
+from ._engine.guard import guarded, pinned, unchanged_on_error
 from ._engine.interrupts import Interrupted, ending, interruption, signals
 from ._engine.net import ClusterNet
 from ._engine.protocol import ClusterModule, DataFacts
 from ._engine.randomness import make_seed, own_draws, seeded
 from ._input.images import expand
-from ._input.layouts import as_images
+from ._input.layouts import as_images, check_enough
 from ._input.scaling import Scaling
 from ._parameters import sizes_fit
 from ._settings import Budget, SharedParameters
@@ -46,23 +45,6 @@ from .callbacks import (
     with_callbacks,
 )
 from .distances import simplified_silhouette
-
-
-def _unchanged_on_error(fit):
-    """Leave the estimator as it was if ``fit`` raises."""
-
-    @functools.wraps(fit)
-    def wrapper(self, X, y=None):
-        before = dict(vars(self))
-        try:
-            return fit(self, X, y)
-        except BaseException as error:
-            if getattr(error, "estimator", None) is not self:  # else it is fitted
-                vars(self).clear()
-                vars(self).update(before)
-            raise
-
-    return wrapper
 
 
 class DeepClusterer(
@@ -134,7 +116,7 @@ class DeepClusterer(
 
     # -- fitting -----------------------------------------------------------------------
 
-    @_unchanged_on_error
+    @unchanged_on_error
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
@@ -430,21 +412,3 @@ class DeepClusterer(
         tags.transformer_tags.preserves_dtype = ["float32"]
         tags.input_tags.three_d_array = True
         return tags
-
-
-def probabilities(logits, n_clusters):
-    """Softmax of the clusters in use, and columns of 0 for the empty ones.
-
-    A column for each cluster: so the folds of a cross-validation fit together.
-    """
-    proba = torch.from_numpy(logits).softmax(1).numpy()
-    return np.pad(proba, ((0, 0), (0, n_clusters - proba.shape[1])))
-
-
-def check_enough(n_samples, n_clusters):
-    """Refuse more clusters than samples."""
-    if n_samples < n_clusters:
-        raise ValueError(
-            f"n_samples={n_samples} should be >= n_clusters={n_clusters}. Pass more "
-            "samples or lower n_clusters."
-        )

@@ -85,3 +85,20 @@ def guarded(method):
             return method(*args, **kwargs)
 
     return wrapper
+
+
+def unchanged_on_error(fit):
+    """Leave the estimator as it was if its ``fit`` raises."""
+
+    @functools.wraps(fit)
+    def wrapper(self, X, y=None):
+        before = dict(vars(self))
+        try:
+            return fit(self, X, y)
+        except BaseException as error:
+            if getattr(error, "estimator", None) is not self:  # else it is fitted
+                vars(self).clear()
+                vars(self).update(before)
+            raise
+
+    return wrapper

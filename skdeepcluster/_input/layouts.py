@@ -260,3 +260,12 @@ def _check_stored(X, enough):
     if X.dtype.kind == "f":
         for start in range(0, len(X), CHUNK):
             assert_all_finite(X[start : start + CHUNK], input_name="X")
+
+
+def check_enough(n_samples, n_clusters):
+    """Refuse more clusters than samples."""
+    if n_samples < n_clusters:
+        raise ValueError(
+            f"n_samples={n_samples} should be >= n_clusters={n_clusters}. Pass more "
+            "samples or lower n_clusters."
+        )

@@ -13,9 +13,8 @@ from sklearn.utils._param_validation import Interval
 from torch import nn
 
 from .._engine.guard import guarded
-from .._estimator import check_enough
 from .._input.images import expand
-from .._input.layouts import is_vector
+from .._input.layouts import check_enough, is_vector
 from .._parameters import AtLeastTwo, Auto, Count, Positive, Share
 from .._settings import Budget
 from .facets import check_facet

@@ -8,8 +8,9 @@ import numpy as np
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
+from .._calibration import probabilities
 from .._engine.guard import guarded
-from .._estimator import DeepClusterer, probabilities
+from .._estimator import DeepClusterer
 from .._input.images import expand
 from .collapse import FacetCollapseWarning
 from .view import FacetView
