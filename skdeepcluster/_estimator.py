@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from ._calibration import probabilities
-from ._engine.batches import EpochBatches
+from ._engine.batches import EpochBatches, NeighborBatches
 from ._engine.checkpoint import clock_of, last_training
 from ._engine.crowd import watched
 from ._engine.device import resolve_device, resolve_precision
@@ -32,7 +33,7 @@ from ._parameters import sizes_fit
 from ._settings import Budget, SharedParameters
 from ._storage.pickling import Storable
 from ._warnings import warn
-from .augment import make_augmentation
+from .augment import Neighbors, make_augmentation
 from .backbones import resolve_backbone
 from .callbacks import (
     CallbackSupportMixin,
@@ -152,10 +153,11 @@ class DeepClusterer(
         self.skipped_ = images.rows.skipped if images.rows else []
         self.image_shape_ = self.layout_.shape
         check_enough(len(images), self._n_clusters)
+        scaling = Scaling(images, self.standardize, self.n_components)
         data = DataFacts(
-            image_shape=self.image_shape_,
+            image_shape=scaling.shape(images.shape),
             n_samples=len(images),
-            scaling=Scaling(images),
+            scaling=scaling,
             augmentation=make_augmentation(self.augment, self.image_shape_),
         )
         with (
@@ -173,6 +175,9 @@ class DeepClusterer(
         checkpoint, state = last_training(self, images, max_epochs)
         if state is not None:
             p.max_epochs = clock_of(state).max_epochs  # the plan; the rest is added
+        if isinstance(data.augmentation, Neighbors):
+            neighbors = data.augmentation.graph(images, data.scaling, p.device)
+            data = replace(data, neighbors=neighbors)
         with sklearn_callbacks(self, max_epochs, X, y, self._state) as bridge:
             net = self._make_net(p, data, bridge, checkpoint)
             if state is not None:
@@ -218,6 +223,9 @@ class DeepClusterer(
                 f"{type(module).__name__} has no centers of two dimensions: register a "
                 "buffer of that name, of shape (n_clusters, d)."
             )
+        batches = None
+        if data.neighbors is not None:
+            batches = NeighborBatches(data.neighbors, p.batch_size, module.n_views)
         own = self._callbacks()
         if p.verbose:
             own.append(TrainingBar(type(self).__name__, lines=p.verbose > 1))
@@ -231,6 +239,7 @@ class DeepClusterer(
             "device": str(p.device),
             "verbose": 0,
             "checkpoint": checkpoint,
+            "batches": batches,
             "bfloat16": resolve_precision(p.precision, p.device, data.image_shape),
             **module.optimizer(),
             **(p.net_params or {}),

@@ -88,6 +88,12 @@ class SharedParameters(Declared):
         same shape. ``"auto"`` is ``"vector"`` for vectors, ``"digits"`` for one
         channel, else ``"simclr"``, which mirrors and recolours. What you make invariant
         you stop clustering by.
+    standardize
+        Whether features of vectors that vary more than the average are scaled down to
+        it; else they keep their relative scale. Images are not concerned.
+    n_components
+        Principal components to which vectors of more features are reduced. None keeps
+        all features. Images are not concerned.
     max_epochs
         Passes over X. ``"auto"`` is 25, or as many more as make 600 optimiser steps, or
         as few as make 3000.
@@ -164,6 +170,8 @@ class SharedParameters(Declared):
     on_error: Literal["raise", "skip"] = "raise"
     backbone: str | nn.Module = "auto"
     augment: str | Callable = "auto"
+    standardize: bool = True
+    n_components: Count | None = 256
     max_epochs: Count | Auto = "auto"
     batch_size: AtLeastTwo = 256
     lr: Positive = 2e-3

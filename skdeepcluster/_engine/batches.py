@@ -45,6 +45,34 @@ class EpochBatches(BatchSampler):
             yield from order.split(self.batch_size)[: len(self)]
 
 
+class NeighborBatches(EpochBatches):
+    """Shuffled batches with a row for each view: the row itself or a neighbour.
+
+    Parameters
+    ----------
+    neighbors : int64 tensor of shape (n, k)
+        Rows that may stand for each row.
+    batch_size, n_views : int
+
+    Yields
+    ------
+    rows : int64 tensor of shape (1 + n_views, b)
+        The rows of the batch, and those of each view.
+    """
+
+    def __init__(self, neighbors: Tensor, batch_size: int, n_views: int):
+        super().__init__(len(neighbors), batch_size)
+        own = torch.arange(len(neighbors)).unsqueeze(1)
+        self.candidates, self.n_views = torch.cat([own, neighbors], dim=1), n_views
+
+    def __iter__(self):
+        for index in super().__iter__():
+            candidates = self.candidates[index]
+            shape = len(index), self.n_views
+            which = torch.randint(candidates.shape[1], shape, generator=generator())
+            yield torch.cat([index[None], candidates.gather(1, which).T])
+
+
 class WeightedBatches(Sampler):
     """Batches drawn with replacement.
 

@@ -172,7 +172,10 @@ class TrainingNet(NeuralNet):
     def make_batch(self, raw, index) -> Batch:
         """Bring a raw batch to the device and make its views."""
         unit = self.module_.scaling(raw.to(self.device, non_blocking=True))
-        views = [self._view(unit) for _ in range(self.module_.n_views)]
+        units = [unit] * self.module_.n_views
+        if index.ndim == 2:  # of the batch, and of each view
+            units, index = unit.chunk(len(index))[1:], index[0]
+        views = [self._view(unit) for unit in units]
         return Batch(index.to(self.device, non_blocking=True), views)
 
     def _view(self, unit):
@@ -230,7 +233,7 @@ class TrainingNet(NeuralNet):
             self._raise_not_finite(shown)
         for name, value in shown.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
-        self._n_seen += len(batch[0])
+        self._n_seen += len(self._batch.index)
         self._n_steps += 1
         # skorch puts groups of parameters with a rate of their own first
         self._lr = self.optimizer_.param_groups[-1]["lr"]

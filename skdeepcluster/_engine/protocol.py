@@ -30,12 +30,15 @@ class DataFacts:
         Brings raw values to [0, 1], or vectors to unit scale.
     augmentation : callable or Module
         Maps images (b, C, H, W) in [0, 1] to augmented ones.
+    neighbors : int64 tensor of shape (n_samples, k) or None
+        Nearest rows of each row, which are drawn as its views before that.
     """
 
     image_shape: tuple[int, int, int]
     n_samples: int
     scaling: Scaling
     augmentation: Callable[[Tensor], Tensor]
+    neighbors: Tensor | None = None
 
 
 @dataclass

@@ -78,20 +78,22 @@ class Images(Dataset):
 
         Parameters
         ----------
-        index : slice or int64 tensor of shape (b,)
+        index : slice or int64 tensor of any shape
 
         Returns
         -------
         images : tensor of shape (b, C, H, W), uint8 or float32
+            In the order of the index, flattened.
         index : the index, as it came
         """
+        rows = index.flatten() if isinstance(index, torch.Tensor) else index
         if isinstance(self.data, torch.Tensor):
-            if isinstance(index, torch.Tensor):
-                index = index.to(self.data.device, non_blocking=True)
-            batch = self.data[index]
+            if isinstance(rows, torch.Tensor):
+                rows = rows.to(self.data.device, non_blocking=True)
+            batch = self.data[rows]
         else:
             batch = self._values(
-                index.numpy() if isinstance(index, torch.Tensor) else index
+                rows.numpy() if isinstance(rows, torch.Tensor) else rows
             )
             # from_numpy refuses what it could not write to or stride over
             if not batch.flags.writeable or any(s < 0 for s in batch.strides):

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from .._warnings import warn
@@ -13,6 +14,8 @@ from .images import CHUNK, Images
 from .layouts import is_vector
 
 MAX_SAMPLES = 10_000  # that the moments are taken from
+MAX_VALUES = 2**26  # of the vectors that principal components are taken from
+MAX_WIDTH = 4096  # of vectors whose whole covariance is decomposed
 CHUNK_VALUES = 2**24  # of the images that are looked through at once
 WHITES = (255.0, 65535.0)  # the highest values of 8 and 16 bits
 OUTSIDE = 0.1  # share of values out of range that is no matter of outliers
@@ -25,18 +28,26 @@ class Scaling(nn.Module):
 
     Images go to [0, 1]: uint8 by 255, other types by the range of the training data
     unless that lies in [0, 1]. New images of another range are converted or refused.
-    Vectors are centred per feature and divided by one common standard deviation: their
-    features keep their relative scale, as in k-means.
+    Vectors are centred per feature and brought to unit scale: by one common factor, or
+    such that no feature varies more than the average does. Then they may be reduced to
+    principal components.
 
     Parameters
     ----------
     images : Images
         The training data; at most 10 000 evenly spaced ones are read for the moments.
+    standardize : bool, default=False
+        Of vectors, whether features that vary more than the average are scaled down to
+        it. The others are not scaled up: they may be noise.
+    n_components : int, default=None
+        Principal components that wider vectors are reduced to. None keeps all features.
 
     Attributes
     ----------
-    low, span : tensors of shape (), or (1, 1, 1, d) and ()
+    low, span : tensors of shape (), or (1, 1, 1, d)
         Value that becomes 0, and distance to that which becomes 1.
+    components : tensor of shape (d, n_components), or (0, 0)
+        Orthonormal columns that vectors are projected on, if they are.
     mean, std : tensors of shape (1, C, 1, 1) or (1,)
         Of each channel in [0, 1], for :meth:`standardize`; 0 and 1 for vectors.
     seen : tensor of shape (5,)
@@ -52,16 +63,24 @@ class Scaling(nn.Module):
 
     low: Tensor
     span: Tensor
+    components: Tensor
     mean: Tensor
     std: Tensor
     seen: Tensor
 
-    def __init__(self, images: Images):
+    def __init__(self, images: Images, standardize=False, n_components=None):
         super().__init__()
-        seen = torch.zeros(5)
+        seen, components = torch.zeros(5), torch.zeros(0, 0)
         if is_vector(images.shape):
             low, variance, _ = _moments(images, (0,))
             span = variance.mean().sqrt()
+            if standardize:
+                span = variance.sqrt().clamp_min(span)
+            span = torch.where(span > 0, span, 1.0)
+            if n_components is not None and n_components < images.shape[2]:
+                components = _principal(images, low, span, n_components)
+            if standardize or len(components):
+                span = span * _unit(images, low, span, components)
             mean, std = torch.zeros(1), torch.ones(1)
         else:
             values = Values.of(images, look=not images.is_byte)
@@ -82,16 +101,26 @@ class Scaling(nn.Module):
             )
         self.register_buffer("low", torch.as_tensor(low).float())
         self.register_buffer("span", torch.where(span > 0, span, 1.0).float())
+        self.register_buffer("components", components)
         self.register_buffer("mean", mean.float())
         self.register_buffer("std", torch.where(std > 1e-6, std, 1.0).float())
         self.register_buffer("seen", seen)
 
     def forward(self, raw: Tensor) -> Tensor:
         """Raw images of any dtype to float32, [0, 1]; vectors to unit scale."""
-        return (raw.float() - self.low) / self.span
+        unit = (raw.float() - self.low) / self.span
+        return unit @ self.components if len(self.components) else unit
+
+    def shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Shape of what images of ``image_shape`` become."""
+        if len(self.components):
+            return (1, 1, self.components.shape[1])
+        return image_shape
 
     def inverse(self, unit: Tensor) -> Tensor:
         """Undo :meth:`forward`, in float32: to the range of the training data."""
+        if len(self.components):
+            unit = unit @ self.components.T
         return unit * self.span + self.low
 
     def match(self, images: Images) -> Images:
@@ -230,6 +259,31 @@ def _share_outside(images, values, low, high):
         count += int(((chunk < low) | (chunk > high)).sum())
         total += chunk.numel()
     return count / total
+
+
+def _principal(images, low, span, n_components):
+    """Directions in which scaled vectors vary most, (d, n_components), orthonormal."""
+    most = min(MAX_SAMPLES, max(n_components, MAX_VALUES // images.shape[2]))
+    step = -(-len(images) // most)
+    rows = ((images[::step][0].double() - low) / span).flatten(1).float().numpy()
+    if n_components >= len(rows):
+        n_components = max(1, len(rows) - 1)
+    solver = "covariance_eigh" if rows.shape[1] <= MAX_WIDTH else "randomized"
+    pca = PCA(n_components, svd_solver=solver, random_state=0).fit(rows)
+    return torch.from_numpy(pca.components_.T.astype("float32"))
+
+
+def _unit(images, low, span, components):
+    """Root of the mean variance of scaled vectors, or of their components."""
+    step = -(-len(images) // MAX_SAMPLES)
+    total, count = 0.0, 0
+    for start in range(0, len(images), CHUNK * step):
+        raw = images[start : start + CHUNK * step : step][0]
+        rows = ((raw.double() - low) / span).float()
+        rows = rows @ components if len(components) else rows
+        total, count = total + rows.double().square().sum(), count + rows.numel()
+    unit = (total / count).sqrt()
+    return torch.where(unit > 0, unit, 1.0)
 
 
 def _moments(images, dims):

@@ -259,10 +259,11 @@ def _rebuild(cls, tree, objects, device):
         raise FileError("its images have two sizes.")
     p = cls(**{**tree["params"], **objects, **tree["resolved"], "device": device})
     state = tree["module"]
+    scaling = _scaling(tree["data"]["scaling"], state)
     data = DataFacts(
-        image_shape=made.layout_.shape,
+        image_shape=scaling.shape(made.layout_.shape),
         n_samples=tree["data"]["n_samples"],
-        scaling=_scaling(tree["data"]["scaling"], state),
+        scaling=scaling,
         augmentation=nn.Identity(),
     )
     # a class that was passed is trusted, and may compute with what it initialises

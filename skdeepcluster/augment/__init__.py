@@ -25,6 +25,7 @@ from ._functional import (
     resized_crop,
     rgb_to_grayscale,
 )
+from ._neighbors import Neighbors
 from ._random import (
     ColorJitter,
     FeatureMask,
@@ -42,6 +43,7 @@ __all__ = [
     "FeatureMask",
     "GaussianBlur",
     "GaussianNoise",
+    "Neighbors",
     "RandomGrayscale",
     "RandomHorizontalFlip",
     "RandomResizedCrop",
