@@ -142,7 +142,7 @@ class Layout:
 
 
 def as_images(
-    estimator, X, image_shape=None, layout=None, skip=False, stream=False
+    estimator, X, image_shape=None, layout=None, skip=False, stream=False, file_shape=None
 ):
     """Check X in any of its layouts and return it as images.
 
@@ -163,6 +163,8 @@ def as_images(
     stream : bool
         Whether the caller goes through X once and learns nothing of it: files are not
         decoded here, and one image is enough.
+    file_shape : tuple (C, H, W), optional
+        That image files get where no ``image_shape`` is given.
 
     Returns
     -------
@@ -182,7 +184,7 @@ def as_images(
         fitted = None if reset else layout.dtype
         images: Images
         if stream:
-            images = open_files(estimator, X, shape, fitted)
+            images = open_files(estimator, X, shape or file_shape, fitted)
         else:
             images = read_files(estimator, X, shape, fitted, skip)
         return images, Layout(images.shape, False, images.shape, images.dtype)
