@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ._input.layouts import is_vector
 from ._warnings import warn
+from .pretrained.sources import is_torchvision, torchvision_network
 
 MAX_CONV_SIZE = 32
 
@@ -109,30 +110,13 @@ class _Torchvision(nn.Module):
 
     def __init__(self, name, image_shape):
         super().__init__()
-        from torchvision.models import get_model
-
         if image_shape[0] not in (1, 3):
             raise ValueError(
                 f"backbone={name!r} takes images of 1 or 3 channels, got image_shape="
                 f"{image_shape}. Use backbone='conv' or 'resnet18', or pass an "
                 "nn.Module."
             )
-        # heads of their own, which return more than one tensor in training
-        auxiliary = name in ("googlenet", "inception_v3")
-        options = {"aux_logits": False, "init_weights": True} if auxiliary else {}
-        try:
-            self.network = get_model(name, weights=None, **options)
-        except NotImplementedError:  # RegNet computes its widths, as meta cannot
-            with torch.device("cpu"):
-                self.network = get_model(name, weights=None, **options).to("meta")
-        for head in ("fc", "classifier", "head", "heads"):
-            if hasattr(self.network, head):
-                setattr(self.network, head, nn.Identity())
-                return
-        raise ValueError(
-            f"The last layer of the torchvision model {name!r} was not found. Pass the "
-            "model as an nn.Module that returns features of shape (n, width)."
-        )
+        self.network, _ = torchvision_network(name)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x.expand(-1, 3, -1, -1)).flatten(1)
@@ -172,9 +156,7 @@ def resolve_backbone(backbone, image_shape, device):
         )
         return "resnet18"
     if backbone not in BACKBONES:
-        from torchvision import models
-
-        if backbone not in models.list_models(module=models):
+        if not is_torchvision(backbone):
             known = ", ".join(repr(name) for name in ["auto", *BACKBONES])
             raise ValueError(
                 f"backbone={backbone!r} is unknown. Pass {known}, the name of a "
