@@ -92,7 +92,9 @@ class ImageFiles(Images):
         pixels : list of ndarray of shape (C, H, W), or Unreadable
         """
         room = Room()
-        return _each(lambda s: decode(s, self.shape, self.dtype, room), self.data[rows])
+        return in_threads(
+            lambda s: decode(s, self.shape, self.dtype, room), self.data[rows]
+        )
 
     def _read(self, rows):
         pixels = self.decode(rows)
@@ -199,7 +201,7 @@ def open_files(estimator, sources, shape=None, fitted=None):
         heads = []
         for start in range(0, len(sources), CHUNK):
             part = sources[start : start + CHUNK]
-            heads += _each(lambda s: read_header(s, upright=shape is None), part)
+            heads += in_threads(lambda s: read_header(s, upright=shape is None), part)
         bad = {i: h for i, h in enumerate(heads) if isinstance(h, Unreadable)}
         if len(bad) == len(sources) and reset:
             raise ValueError(_listing(sources, bad))
@@ -252,7 +254,9 @@ def read_files(estimator, sources, shape=None, fitted=None, skip=False):
     skip = skip and estimator.on_error == "skip"
     if fitted is None and len(bad) == len(files):
         skip = False
-    images.rows = left_out(files, bad, skip, "They are left out, and their labels are -1.")
+    images.rows = left_out(
+        files, bad, skip, "They are left out, and their labels are -1."
+    )
     if fitted is None and len(images) < 2:
         raise ValueError(
             f"Found {len(images)} sample(s) (n_samples = {len(images)}) while a "
@@ -325,10 +329,10 @@ def thumbnails(sources, side):
         pixels = decode(source, (1 if head.grey else 3, height, width), own)
         return pixels[0] if head.grey else pixels.transpose(1, 2, 0)
 
-    heads = _each(lambda s: read_header(s, upright=False), sources)
+    heads = in_threads(lambda s: read_header(s, upright=False), sources)
     deep = any(getattr(head, "dtype", BYTE) == DEEP for head in heads)
     dtype = DEEP if deep else BYTE
-    images = _each(thumbnail, sources)
+    images = in_threads(thumbnail, sources)
     bad = {i: image for i, image in enumerate(images) if isinstance(image, Unreadable)}
     if bad:
         raise ValueError(_listing(sources, bad))
@@ -356,7 +360,7 @@ def check_file(path):
 
 def check_files(paths):
     """Apply :func:`check_file` to many, in threads."""
-    return _each(check_file, paths)
+    return in_threads(check_file, paths)
 
 
 def _caught(function: Callable) -> Callable:
@@ -371,7 +375,7 @@ def _caught(function: Callable) -> Callable:
     return call
 
 
-def _each(function, sources):
+def in_threads(function, sources):
     """Apply a function to all sources, in threads; an Unreadable is a result, too."""
     # a loader worker has its core to itself, and an image of Pillow is no thread's own
     serial = get_worker_info() is not None or any(

@@ -142,7 +142,13 @@ class Layout:
 
 
 def as_images(
-    estimator, X, image_shape=None, layout=None, skip=False, stream=False, file_shape=None
+    estimator,
+    X,
+    image_shape=None,
+    layout=None,
+    skip=False,
+    stream=False,
+    file_shape=None,
 ):
     """Check X in any of its layouts and return it as images.
 
