@@ -271,7 +271,7 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
             own = isinstance(p.model, nn.Module)  # whose weights do not tell all
             self._identity = {
                 "model": type(p.model).__qualname__ if own else p.model,
-                "weights": digest(network) if own else network.digest,
+                "weights": (digest(network) if own else network.digest)[:16],
                 "image_size": str(side),
                 "precision": "bfloat16" if bfloat16 else "float32",
             }
