@@ -4,9 +4,9 @@
    over the same network, one after the other in each repetition. Both take batches of
    one size, the same precision and one memory format. The ratio of CPU seconds is not
    moved by what else runs on the machine; that of wall seconds is.
-2. Peak memory of ``transform`` on small JPEG files, above that before it, each number of
-   files in a process of its own. The network only averages: it is the reading that is
-   measured.
+2. Peak memory of ``transform`` on small JPEG files, above that before it, each number
+   of files in a process of its own. The network only averages: it is the reading that
+   is measured.
 
     python examples/benchmarks/bench_encoder.py --json records/encoder.json
 
@@ -32,6 +32,7 @@ BATCH, SIDE = 32, 224
 FILES = (2_000, 20_000)
 MAKE = """
 import sys
+from pathlib import Path
 import numpy as np
 from PIL import Image
 folder, n = sys.argv[1], int(sys.argv[2])
@@ -42,6 +43,7 @@ for i in range(n):
 """
 ENCODE = """
 import json, sys, time
+from pathlib import Path
 from torch import nn
 from skdeepcluster import ImageEncoder
 

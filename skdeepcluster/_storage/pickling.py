@@ -182,7 +182,7 @@ def _without_tensors(module) -> nn.Module:
                     continue
                 if id(tensor) not in memo:
                     memo[id(tensor)] = _stand_in(tensor)
-                registry[name] = memo[id(tensor)]  # type: ignore[assignment]
+                registry[name] = memo[id(tensor)]
     return module
 
 

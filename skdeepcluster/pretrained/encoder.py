@@ -38,7 +38,7 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
     looks at the layout of X and learns nothing else of it.
 
     Image files may have any size. They are decoded in threads while the network
-    computes the block before, and no more than two blocks of them are in memory. Each
+    computes the block before, and no more than three blocks are in memory. Each
     is resized to the square that the network takes, whole: the usual centre crop would
     cut off 4 tenths of a photograph of 4:3, and what lies at its edges. A photograph is
     squeezed by that, within what networks are trained to bear. To crop, pass images

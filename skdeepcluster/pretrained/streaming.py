@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,9 @@ from .._input.images import Images
 from .._input.scaling import Scaling
 
 MAX_LOOKED_AT = 1000  # files of 16 or 32 bits that tell the range of all
-BLACK_AND_WHITE = Images(np.uint8([0, 0, 255, 255]).reshape(2, 1, 2, 1), (1, 2, 1))
+BLACK_AND_WHITE = Images(
+    np.array([0, 0, 255, 255], np.uint8).reshape(2, 1, 2, 1), (1, 2, 1)
+)
 
 
 class Block(NamedTuple):
@@ -39,7 +40,7 @@ class Block(NamedTuple):
 def blocks(images: Images, rows: np.ndarray, size: int) -> Iterator[Block]:
     """Read rows in order, one block ahead of the one that the caller works on.
 
-    Two blocks are in memory at one time, however many there are.
+    Three blocks are in memory at most, however many there are.
 
     Parameters
     ----------
@@ -53,23 +54,15 @@ def blocks(images: Images, rows: np.ndarray, size: int) -> Iterator[Block]:
     ------
     block : Block
     """
-    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    ahead = None
     with ThreadPoolExecutor(1) as pool:
-        # a warning's filters and the like are those of the caller
-        ahead = (
-            [pool.submit(copy_context().run, _read, images, parts[0])] if parts else []
-        )
-        try:
-            for following in [*parts[1:], None]:
-                if not ahead:
-                    return
-                block = ahead.pop().result()
-                if following is not None:
-                    task = (copy_context().run, _read, images, following)
-                    ahead.append(pool.submit(*task))
-                yield block
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for start in range(0, len(rows), size):
+            coming = pool.submit(_read, images, rows[start : start + size])
+            if ahead is not None:
+                yield ahead.result()
+            ahead = coming
+        if ahead is not None:
+            yield ahead.result()
 
 
 def _read(images, rows):
