@@ -131,6 +131,21 @@ def test_pickles_hold_the_weights_and_clones_do_not(weights, tmp_path):
         pickle.loads(bytes(damaged))
 
 
+def test_joblib_tells_modules_by_their_weights():
+    def encoder(start):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+        nn.init.constant_(network[1].weight, start)
+        nn.init.zeros_(network[1].bias)
+        return ImageEncoder(network, **SMALL)
+
+    first, same, other = encoder(1.0), encoder(1.0), encoder(2.0)
+    assert joblib.hash(first) == joblib.hash(same) == joblib.hash(clone(first))
+    assert joblib.hash(first) != joblib.hash(other)
+    again = pickle.loads(pickle.dumps(first.fit(X)))
+    for one in (first, again):  # both can be fitted anew
+        np.testing.assert_array_equal(one.fit_transform(X), same.fit_transform(X))
+
+
 def test_random_weights_are_the_same_each_time():
     states = (random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state())
     encoder = ImageEncoder("squeezenet1_1", weights=None, image_size=32, **SMALL)

@@ -37,14 +37,19 @@ class Weights(NamedTuple):
 class Sealed:
     """What every estimator can do about pickles and copies of it."""
 
+    # attributes that may be modules, which pickles hold by arrays: joblib, too, tells
+    # these by their values
+    _networks: ClassVar[tuple[str, ...]] = ()
+
     def __getstate__(self):
         state = dict(cast(dict, super().__getstate__()))
         for name in LEFT_OUT:
             state.pop(name, None)
         if "net_" in state:
             state["net_"] = _net_without_tensors(state["net_"])
-        if "network_" in state:
-            state["network_"] = _without_tensors(state["network_"])
+        for name in self._networks:
+            if isinstance(state.get(name), nn.Module):
+                state[name] = _without_tensors(state[name])
         return {**state, SEAL: {"version": __version__, "digest": digest(state)}}
 
     def __setstate__(self, state):
@@ -57,18 +62,20 @@ class Sealed:
                 "another copy, or fit the estimator again."
             )
         if seal["version"] != __version__:
+            lasting = "For files that last, use save and skdeepcluster.load."
             warn(
                 f"This {name} was pickled by skdeepcluster {seal['version']} and is "
-                f"opened by {__version__}: it may predict otherwise. For files that "
-                "last, use save and skdeepcluster.load."
+                f"opened by {__version__}: it may predict otherwise. "
+                f"{lasting if hasattr(self, 'save') else 'If it does, fit it again.'}"
             )
         for attribute, value in state.items():
             if isinstance(value, np.memmap):  # torch warns of what it cannot write to
                 state[attribute] = np.array(value)
         if "net_" in state:
             state["net_"] = _net_with_tensors(state["net_"])
-        if "network_" in state:
-            _give_tensors(state["network_"])
+        for attribute in self._networks:
+            if isinstance(state.get(attribute), nn.Module):
+                _give_tensors(state[attribute])
         super().__setstate__(state)
 
     # -- copies, in which nothing is left out ------------------------------------------

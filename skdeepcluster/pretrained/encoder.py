@@ -7,7 +7,7 @@ import copy
 import os
 from contextlib import closing
 from dataclasses import field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -131,6 +131,8 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
     >>> ImageEncoder(network).fit_transform(X).shape
     (20, 12)
     """
+
+    _networks: ClassVar = ("model", "network_")
 
     model: str | nn.Module = field(default="efficientnet_lite0", kw_only=False)
     weights: str | os.PathLike | None = "DEFAULT"
