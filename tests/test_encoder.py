@@ -460,6 +460,23 @@ def test_a_module_that_does_not_fit(network, match):
         ImageEncoder(network, **SMALL).fit(X)
 
 
+def test_a_size_that_does_not_fit():
+    model = ImageEncoder("squeezenet1_1", weights=None, image_size=2, **SMALL)
+    match = r"cannot read images.*resized to 2 x 2 pixels\. Pass another model"
+    with pytest.raises(ValueError, match=match):
+        model.fit(X)
+
+
+def test_a_closed_file_of_arrays(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "X.h5", "w") as file:
+        file["X"] = X
+        data, encoder = file["X"], pooled().fit(file["X"])
+    for method in (encoder.fit, encoder.transform):
+        with pytest.raises(ValueError, match="a file that was closed, open that again"):
+            method(data)
+
+
 def test_features_that_are_not_finite():
     class Logarithm(nn.Module):
         def forward(self, x):

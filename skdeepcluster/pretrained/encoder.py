@@ -290,9 +290,11 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
         except ValueError:  # says what is wrong
             raise
         except Exception as error:  # a module of the user's own may raise anything
+            side = self.network_.size
+            resized = f", resized to {side} x {side} pixels" if side else ""
             raise ValueError(
-                f"The network cannot read images of shape {self.image_shape_}. Pass "
-                f"another one, or images of another shape. It said: {error}"
+                f"The network cannot read images of shape {self.image_shape_}{resized}."
+                f" Pass another model, image_size, or X. It said: {error}"
             ) from error
 
     def _open_cache(self):
