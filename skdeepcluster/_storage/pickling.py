@@ -86,7 +86,9 @@ class Storable:
         for name in LEFT_OUT:
             state.pop(name, None)
         if "net_" in state:
-            state["net_"] = _without_tensors(state["net_"])
+            state["net_"] = _net_without_tensors(state["net_"])
+        if state.get("encoder_") is not None:
+            state["encoder_"] = _without_tensors(state["encoder_"])
         return {**state, SEAL: {"version": __version__, "digest": digest(state)}}
 
     def __setstate__(self, state):
@@ -108,7 +110,9 @@ class Storable:
             if isinstance(value, np.memmap):  # torch warns of what it cannot write to
                 state[attribute] = np.array(value)
         if "net_" in state:
-            state["net_"] = _with_tensors(state["net_"])
+            state["net_"] = _net_with_tensors(state["net_"])
+        if state.get("encoder_") is not None:
+            _give_tensors(state["encoder_"])
         super().__setstate__(state)
 
     # -- copies, in which nothing is left out ------------------------------------------
@@ -146,8 +150,22 @@ def prediction_net(module: nn.Module, device, **params) -> ClusterNet:
 # -- a module without tensors, which pickles are made of -------------------------------
 
 
-def _without_tensors(net) -> dict[str, Any]:
-    module = trimmed(net.module_)
+def _net_without_tensors(net) -> dict[str, Any]:
+    params = {name: getattr(net, name) for name in ("lr", "max_epochs", "batch_size")}
+    module = _without_tensors(net.module_)
+    return {"module": module, "device": str(net.device), "params": params}
+
+
+def _net_with_tensors(state) -> ClusterNet:
+    _give_tensors(state["module"])
+    device = torch.device(state["device"])
+    if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
+        device = torch.device("cpu")
+    return prediction_net(state["module"], device, **state["params"])
+
+
+def _without_tensors(module) -> nn.Module:
+    module = trimmed(module)
     memo: dict[int, Weights] = {}
     for part in filter(_is_plain, module.modules()):
         for registry in (part._parameters, part._buffers):
@@ -156,13 +174,12 @@ def _without_tensors(net) -> dict[str, Any]:
                     continue
                 if id(tensor) not in memo:
                     memo[id(tensor)] = _stand_in(tensor)
-                registry[name] = memo[id(tensor)]  # type: ignore[assignment]
-    params = {name: getattr(net, name) for name in ("lr", "max_epochs", "batch_size")}
-    return {"module": module, "device": str(net.device), "params": params}
+                registry[name] = memo[id(tensor)]
+    return module
 
 
-def _with_tensors(state) -> ClusterNet:
-    module, memo = state["module"], {}
+def _give_tensors(module) -> None:
+    memo: dict[int, Tensor] = {}
     for part in module.modules():
         for registry in (part._parameters, part._buffers):
             for name, value in registry.items():
@@ -170,10 +187,6 @@ def _with_tensors(state) -> ClusterNet:
                     if id(value) not in memo:
                         memo[id(value)] = _tensor(value)
                     registry[name] = memo[id(value)]
-    device = torch.device(state["device"])
-    if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
-        device = torch.device("cpu")
-    return prediction_net(module, device, **state["params"])
 
 
 def _is_plain(module) -> bool:
