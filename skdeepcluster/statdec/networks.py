@@ -64,8 +64,9 @@ class StatisticsNetworks(Stateful):
     def __init__(self, p: StatDEC, data: DataFacts):
         super().__init__()
         self.detach_representation = p.detach_representation
-        self.backbone, shape = make_feature_map(p.backbone, data.image_shape)
-        self.standardize = make_standardize(self.backbone, data)
+        backbone, shape = make_feature_map(p.backbone, data.image_shape)
+        self.standardize = make_standardize(backbone, data)
+        self.backbone = backbone
         self.cluster_trunk = None if p.share_trunk else copy.deepcopy(self.backbone)
         self.splits = False  # until then the clustering network has no trunk of its own
         self.pool, width = make_pooling(p.pooling, p.cardinality, p.grid, shape)
