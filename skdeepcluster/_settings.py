@@ -86,8 +86,9 @@ class SharedParameters(Declared):
         Weights that the backbone starts with: ``"DEFAULT"``, the name of other ones of
         torchvision such as ``"IMAGENET1K_V2"``, or a path: a file of safetensors, or of
         ``torch.save(network.state_dict(), path)``. Images are resized to what they were
-        trained at, and normalised as they want. None starts from random weights, or
-        those of your module.
+        trained at, and normalised as they want; for fewer pixels pass
+        ``backbone=skdeepcluster.pretrained.load_network(name, image_size=64)``. None
+        starts from random weights, or those of your module.
     trainable
         What of the networks is trained: ``"all"``, a backbone that has pretrained
         weights at a tenth of the learning rate; ``"head"``, all but the backbone, of

@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from toy import Spy
 import skdeepcluster
 from skdeepcluster import GCC, MFCVAE, SCL, DigPro, StatDEC
 from skdeepcluster._storage import FileError
+from skdeepcluster.plots import FacetsDisplay, GeneratedSheetDisplay
 from skdeepcluster.pretrained import Pretrained, load_network, networks
 
 NAME = "timm:test_efficientnet"  # of 0.1 million parameters
@@ -251,6 +253,24 @@ def test_drawn_rows_are_features(file):
     assert facets.inverse_transform(facets.transform(X)).shape == (len(X), width)
 
 
+def test_drawn_features_are_not_shown(file):
+    model = make("GCC", file, "none").fit(X)
+    with pytest.raises(ValueError, match="draws features, which cannot be shown"):
+        GeneratedSheetDisplay.from_estimator(model, X)
+    facets = make("MFCVAE", file, "none").fit(X)
+    with pytest.raises(ValueError, match="draws features, which cannot be shown"):
+        FacetsDisplay.from_estimator(facets, X)
+
+
+def test_threads_fit_and_predict_side_by_side(file):
+    alone = make("SCL", file, "none").fit(X)
+    with ThreadPoolExecutor(2) as pool:
+        for model in pool.map(lambda _: make("SCL", file, "none").fit(X), range(2)):
+            assert_equal(model, alone)
+        for labels in pool.map(alone.predict, [X, X]):
+            np.testing.assert_array_equal(labels, alone.labels_)
+
+
 def test_files_that_cannot_be_read_are_left_out(file, tmp_path):
     paths = []
     for i, image in enumerate(X):
@@ -446,3 +466,15 @@ def test_weights_that_do_not_fit_leave_the_estimator_as_it_was(file):
     with pytest.raises(FileError, match=f"{re.escape(file)}.*do not fit"):
         model.fit(X)
     np.testing.assert_array_equal(model.labels_, before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("trainable", ["all", "head", "none"])
+def test_cuda(trainable, file, tmp_path):
+    model = make("SCL", file, trainable, device="cuda").fit(X)
+    np.testing.assert_array_equal(model.predict(X), model.labels_)
+    model.save(tmp_path / "model.safetensors")
+    again = skdeepcluster.load(tmp_path / "model.safetensors", device="cpu")
+    np.testing.assert_allclose(again.transform(X), model.transform(X), atol=1e-2)
+    pickled = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(pickled.predict(X), model.labels_)
