@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ._input.layouts import is_vector
 from ._warnings import warn
+from .pretrained import Pretrained
 from .pretrained.sources import is_torchvision, torchvision_network
 
 MAX_CONV_SIZE = 32
@@ -197,10 +198,10 @@ def make_backbone(backbone, image_shape) -> tuple[nn.Module, int]:
         network = _Torchvision(backbone, image_shape)
     else:
         network = copy.deepcopy(backbone)
-    with torch.no_grad():
-        parameter = next(network.parameters(), torch.zeros(1))
+    parameter = next(network.parameters(), torch.zeros(1))
+    with torch.no_grad(), torch.device(parameter.device):
         try:
-            out = network.eval()(torch.zeros(2, *image_shape, device=parameter.device))
+            out = network.eval()(torch.zeros(2, *image_shape))
         except Exception as error:  # a model of the user's own may raise anything
             raise ValueError(
                 f"The backbone cannot read images of shape {image_shape}. Pass "
@@ -228,7 +229,7 @@ def make_encoder(backbone, data) -> tuple[nn.Sequential, int]:
     -------
     encoder : Sequential
         Images (b, C, H, W) in [0, 1] -> (b, width), of the layers ``standardize`` and
-        ``backbone``.
+        ``backbone``. A pretrained network prepares the images itself.
     width : int
 
     Raises
@@ -237,5 +238,18 @@ def make_encoder(backbone, data) -> tuple[nn.Sequential, int]:
         If a module does not map images of that shape to (b, width).
     """
     network, width = make_backbone(backbone, data.image_shape)
-    layers = {"standardize": data.scaling.standardize(), "backbone": network}
+    layers = {"standardize": make_standardize(network, data), "backbone": network}
     return nn.Sequential(OrderedDict(layers)), width
+
+
+def make_standardize(network, data) -> nn.Module:
+    """Build the layer before a backbone: none that changes what it prepares itself.
+
+    Parameters
+    ----------
+    network : Module
+        As :func:`make_backbone` returns it.
+    data : DataFacts
+    """
+    prepares = isinstance(network, Pretrained)
+    return nn.Identity() if prepares else data.scaling.standardize()

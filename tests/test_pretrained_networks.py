@@ -254,7 +254,11 @@ def test_weights_of_another_model(file):
 
 @pytest.mark.parametrize(
     ("model", "near"),
-    [("resnet5", "'resnet50'"), ("timm:resnet1", "'timm:resnet18'")],
+    [
+        ("resnet5", "'resnet50'"),
+        ("timm:resnet1", "'timm:resnet18'"),
+        ("timm:resnet18.a1_in2k", "'timm:resnet18.a1_in1k'"),
+    ],
 )
 def test_unknown_models(model, near):
     with pytest.raises(ValueError, match=f"no model '{model}'.*{near}.*timm:NAME"):

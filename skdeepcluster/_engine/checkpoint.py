@@ -260,6 +260,9 @@ def identity_of(estimator, images) -> dict[str, str]:
 def digest_of_images(images) -> str:
     """Digest what training reads; of files that do not fit in memory, their dates."""
     found = hashlib.blake2b(digest_size=16)
+    if images.origin is not None:  # features may differ by device in their last bits
+        images, network = images.origin
+        found.update(network.digest.encode())
     found.update(repr((len(images), images.shape, images.channels_last)).encode())
     files = images.data if images.data.dtype == np.dtype(object) else []
     if len(files) and all(isinstance(path, str) for path in files):

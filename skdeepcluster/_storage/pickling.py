@@ -96,6 +96,7 @@ class Storable(Sealed):
 
     # attributes that have an entry for each training sample
     _per_sample: ClassVar[tuple[str, ...]] = ("labels_",)
+    _networks: ClassVar[tuple[str, ...]] = ("encoder_",)
 
     def save(self, path, *, per_sample: bool = False) -> None:
         """Write the fitted estimator to a file that :func:`skdeepcluster.load` reads.

@@ -53,6 +53,8 @@ class Pretrained(nn.Module):
     frozen : bool
         Whether the network stays in evaluation mode: batch norms keep their statistics,
         and nothing is dropped.
+    rate : float
+        Share of the learning rate that it is trained with.
     """
 
     mean: Tensor
@@ -69,7 +71,7 @@ class Pretrained(nn.Module):
     ):
         super().__init__()
         self.network, self.size, self.interpolation = network, size, interpolation
-        self.channels, self.frozen = channels, False
+        self.channels, self.frozen, self.rate = channels, False, 1.0
         for name, value in (("mean", mean), ("std", std)):
             values = torch.tensor(value, dtype=torch.float32)
             self.register_buffer(name, values.view(1, -1, 1, 1))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlparse
 
 import torch
@@ -199,7 +199,10 @@ def _of_timm(model):
     name = model.removeprefix(TIMM)
     if not timm.is_model(name):
         _raise_unknown(model)
-    network = timm.create_model(name, pretrained=False, num_classes=0)
+    try:
+        network = timm.create_model(name, pretrained=False, num_classes=0)
+    except RuntimeError:  # no weights have the tag behind the name
+        _raise_unknown(model)
     config = timm.data.resolve_model_data_config(network)
     told = network.pretrained_cfg
     last = told.get("classifier") or ()
@@ -300,14 +303,16 @@ def _installed(module, extra, model, package=None) -> ModuleType:
         ) from error
 
 
-def _raise_unknown(model):
+def _raise_unknown(model) -> NoReturn:
     from torchvision import models
 
     known = [*models.list_models(module=models), *LITE]
     if model.startswith(TIMM):
         import timm
 
-        known = [TIMM + name for name in timm.list_models()]
+        name = model.removeprefix(TIMM).partition(".")[0]
+        tagged = timm.list_pretrained(f"{name}.*") if timm.is_model(name) else []
+        known = [TIMM + name for name in tagged or timm.list_models()]
     near = difflib.get_close_matches(model, known, n=5, cutoff=0.5)
     hint = f" Near names: {', '.join(map(repr, near))}." if near else ""
     raise ValueError(
