@@ -40,9 +40,9 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
     Image files may have any size. They are decoded in threads while the network
     computes the block before, and no more than three blocks are in memory. Each
     is resized to the square that the network takes, whole: the usual centre crop would
-    cut off 4 tenths of a photograph of 4:3, and what lies at its edges. A photograph is
-    squeezed by that, within what networks are trained to bear. To crop, pass images
-    that you cropped.
+    cut off 4 tenths of a photograph of 4:3, and what lies at its edges. That one is
+    squeezed no more than views usually are when such networks are trained; of panoramas
+    and other long pictures, pass crops.
 
     Parameters
     ----------
