@@ -211,6 +211,18 @@ def reading(record):
     return rows
 
 
+def encoder(record):
+    """Rows of what the encoder costs beside its network, and of its memory on files."""
+    speed, files = record["speed"], record["memory"]
+    return [
+        ["what", "measured"],
+        ["images a second", f"{speed['images_per_second']:.0f}"],
+        ["speed over a bare loop, by CPU seconds", f"{speed['speed_cpu']:.2f}"],
+        ["speed over a bare loop, by wall seconds", f"{speed['speed_wall']:.2f}"],
+        *([f"peak on {r['files']:,} files", f"{r['mib']:.1f} MiB"] for r in files),
+    ]
+
+
 def kills(record):
     """Rows of trainings that were killed, and of those that ended as others do."""
     rows = [["method", "trainings", "kills", "identical results"]]
@@ -257,6 +269,7 @@ def crowd(record):
 
 TABLES = {
     "reading": reading,
+    "encoder": encoder,
     "kills": kills,
     "checkpoint_cost": checkpoint_cost,
     "threads": threads,

@@ -6,6 +6,7 @@ from ._version import __version__
 from .digpro import DigPro
 from .gcc import GCC
 from .mfcvae import MFCVAE
+from .pretrained import ImageEncoder
 from .scl import SCL
 from .statdec import StatDEC
 
@@ -13,6 +14,7 @@ __all__ = [
     "GCC",
     "DigPro",
     "FileError",
+    "ImageEncoder",
     "MFCVAE",
     "SCL",
     "StatDEC",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -46,6 +45,8 @@ from .callbacks import (
     with_callbacks,
 )
 from .distances import simplified_silhouette
+from .pretrained.backbone import backbone_in_training, check_pretrained, with_own_rate
+from .pretrained.frozen import Frozen, read_features, train_on_features
 
 
 class DeepClusterer(
@@ -68,6 +69,7 @@ class DeepClusterer(
 
     module: ClassVar[type[ClusterModule]]
     budget: ClassVar[Budget] = Budget(epochs=25, min_steps=600, max_steps=3000)
+    encoder_: ClassVar[Frozen | None] = None  # until a fit sets one
 
     def _resolve(self, data: DataFacts) -> None:
         """Replace each ``"auto"``, in a copy of the estimator that training reads.
@@ -75,6 +77,7 @@ class DeepClusterer(
         The estimator keeps what it was told; ``net_.module_.p`` has what was used.
         """
         self.device = resolve_device(self.device)
+        self.backbone = backbone_in_training(self)
         self.backbone = self._resolve_backbone(data.image_shape)
         self.batch_size = min(self.batch_size, data.n_samples)
         if self.max_epochs == "auto":
@@ -148,25 +151,36 @@ class DeepClusterer(
             return self._fit(X, y)
 
     def _fit(self, X, y):
-        resolve_device(self.device)  # an error, before files are read
+        resolve_device(self.device)  # errors, before files are read
+        check_pretrained(self)
         images, self.layout_ = as_images(self, X, self.image_shape, skip=True)
         self.skipped_ = images.rows.skipped if images.rows else []
         self.image_shape_ = self.layout_.shape
         check_enough(len(images), self._n_clusters)
-        scaling = Scaling(images, self.standardize, self.n_components)
-        data = DataFacts(
-            image_shape=scaling.shape(images.shape),
-            n_samples=len(images),
-            scaling=scaling,
-            augmentation=make_augmentation(self.augment, self.image_shape_),
-        )
         with (
             signals() as asked
         ):  # from here on: imports of torch must not be broken off
+            try:
+                images, self.encoder_ = train_on_features(self, images)
+                data = self._facts_of(images)
+            except Interrupted as stop:
+                text = "Training was interrupted before it began: "
+                raise ending(
+                    stop.number, f"{text}the estimator is as it was."
+                ) from None
             self._fit_images(images, data, asked, X, y)
         if asked.noted is not None:
             raise interruption(asked.noted, self)
         return self
+
+    def _facts_of(self, images):
+        augmentation = make_augmentation(self.augment, images.shape)
+        scaling, neighbors = Scaling(images, self.standardize, self.n_components), None
+        if isinstance(augmentation, Neighbors):
+            device = resolve_device(self.device)
+            neighbors = augmentation.graph(images, scaling, device)
+        shape = scaling.shape(images.shape)
+        return DataFacts(shape, len(images), scaling, augmentation, neighbors)
 
     def _fit_images(self, images, data, asked, X, y):
         p = self._with_plain_values()
@@ -175,9 +189,6 @@ class DeepClusterer(
         checkpoint, state = last_training(self, images, max_epochs)
         if state is not None:
             p.max_epochs = clock_of(state).max_epochs  # the plan; the rest is added
-        if isinstance(data.augmentation, Neighbors):
-            neighbors = data.augmentation.graph(images, data.scaling, p.device)
-            data = replace(data, neighbors=neighbors)
         with sklearn_callbacks(self, max_epochs, X, y, self._state) as bridge:
             net = self._make_net(p, data, bridge, checkpoint)
             if state is not None:
@@ -241,7 +252,7 @@ class DeepClusterer(
             "checkpoint": checkpoint,
             "batches": batches,
             "bfloat16": resolve_precision(p.precision, p.device, data.image_shape),
-            **module.optimizer(),
+            **with_own_rate(module.optimizer(), module, p.lr),
             **(p.net_params or {}),
         }
         try:
@@ -295,6 +306,7 @@ class DeepClusterer(
         """Read new images; with ``skip``, :func:`expand` the result by them."""
         check_is_fitted(self)
         images, _ = as_images(self, X, layout=self.layout_, skip=skip)
+        images = read_features(self, images)
         return self.net_.module_.scaling.match(images)
 
     def _embed(self, images):

@@ -78,10 +78,24 @@ class SharedParameters(Declared):
         in one error; ``"skip"`` leaves them out, warns, and gives them the label -1.
     backbone
         Network that turns images into features: ``"conv"``, ``"resnet18"`` (with a stem
-        for small images), ``"mlp"``, the name of a torchvision classification model
-        (with random weights), or a module that maps (b, C, H, W) to (b, width), which
-        is copied. ``"auto"`` is ``"mlp"`` for vectors, ``"conv"`` for images up to 32
-        pixels on a CPU, else ``"resnet18"``.
+        for small images), ``"mlp"``, the name of a torchvision classification model,
+        ``"timm:NAME"``, ``"efficientnet_lite0"`` (or 1, 2), or a module that maps
+        (b, C, H, W) to (b, width), which is copied. ``"auto"`` is ``"mlp"`` for
+        vectors, ``"conv"`` for images up to 32 pixels on a CPU, else ``"resnet18"``.
+    weights
+        Weights that the backbone starts with: ``"DEFAULT"``, the name of other ones of
+        torchvision such as ``"IMAGENET1K_V2"``, or a path: a file of safetensors, or of
+        ``torch.save(network.state_dict(), path)``. Images are resized to what they were
+        trained at, and normalised as they want; for fewer pixels pass
+        ``backbone=skdeepcluster.pretrained.load_network(name, image_size=64)``. None
+        starts from random weights, or those of your module.
+    trainable
+        What of the networks is trained: ``"all"``, a backbone that has pretrained
+        weights at a tenth of the learning rate; ``"head"``, all but the backbone, of
+        which batch norms and dropout stay as in evaluation; ``"none"`` computes the
+        features of the backbone once, without augmentation, and clusters them as if
+        they were X, by an ``"mlp"``: minutes become seconds. A module of your own that
+        is not trained is given images in [0, 1].
     augment
         Random views of the images: ``"simclr"``, ``"digits"``, ``"weak"``,
         ``"vector"``, ``"none"``, or a callable that maps (b, C, H, W) in [0, 1] to the
@@ -151,6 +165,9 @@ class SharedParameters(Declared):
         Epochs run.
     net_ : ClusterNet
         The trained skorch net; ``net_.module_`` holds the networks.
+    encoder_ : Module or None
+        With ``trainable="none"`` the frozen network, of which the features are those of
+        raw images.
     device_ : str
         Device of the training.
     image_shape_ : tuple (C, H, W)
@@ -169,6 +186,8 @@ class SharedParameters(Declared):
     image_shape: ImageShape | None = None
     on_error: Literal["raise", "skip"] = "raise"
     backbone: str | nn.Module = "auto"
+    weights: str | os.PathLike | None = None
+    trainable: Literal["all", "head", "none"] = "all"
     augment: str | Callable = "auto"
     standardize: bool = True
     n_components: Count | None = 256

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from ._input.layouts import is_vector
 from ._warnings import warn
+from .pretrained import Pretrained
+from .pretrained.sources import is_torchvision, torchvision_network
 
 MAX_CONV_SIZE = 32
 
@@ -109,30 +111,13 @@ class _Torchvision(nn.Module):
 
     def __init__(self, name, image_shape):
         super().__init__()
-        from torchvision.models import get_model
-
         if image_shape[0] not in (1, 3):
             raise ValueError(
                 f"backbone={name!r} takes images of 1 or 3 channels, got image_shape="
                 f"{image_shape}. Use backbone='conv' or 'resnet18', or pass an "
                 "nn.Module."
             )
-        # heads of their own, which return more than one tensor in training
-        auxiliary = name in ("googlenet", "inception_v3")
-        options = {"aux_logits": False, "init_weights": True} if auxiliary else {}
-        try:
-            self.network = get_model(name, weights=None, **options)
-        except NotImplementedError:  # RegNet computes its widths, as meta cannot
-            with torch.device("cpu"):
-                self.network = get_model(name, weights=None, **options).to("meta")
-        for head in ("fc", "classifier", "head", "heads"):
-            if hasattr(self.network, head):
-                setattr(self.network, head, nn.Identity())
-                return
-        raise ValueError(
-            f"The last layer of the torchvision model {name!r} was not found. Pass the "
-            "model as an nn.Module that returns features of shape (n, width)."
-        )
+        self.network, _ = torchvision_network(name)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x.expand(-1, 3, -1, -1)).flatten(1)
@@ -172,9 +157,7 @@ def resolve_backbone(backbone, image_shape, device):
         )
         return "resnet18"
     if backbone not in BACKBONES:
-        from torchvision import models
-
-        if backbone not in models.list_models(module=models):
+        if not is_torchvision(backbone):
             known = ", ".join(repr(name) for name in ["auto", *BACKBONES])
             raise ValueError(
                 f"backbone={backbone!r} is unknown. Pass {known}, the name of a "
@@ -215,10 +198,10 @@ def make_backbone(backbone, image_shape) -> tuple[nn.Module, int]:
         network = _Torchvision(backbone, image_shape)
     else:
         network = copy.deepcopy(backbone)
-    with torch.no_grad():
-        parameter = next(network.parameters(), torch.zeros(1))
+    parameter = next(network.parameters(), torch.zeros(1))
+    with torch.no_grad(), torch.device(parameter.device):
         try:
-            out = network.eval()(torch.zeros(2, *image_shape, device=parameter.device))
+            out = network.eval()(torch.zeros(2, *image_shape))
         except Exception as error:  # a model of the user's own may raise anything
             raise ValueError(
                 f"The backbone cannot read images of shape {image_shape}. Pass "
@@ -246,7 +229,7 @@ def make_encoder(backbone, data) -> tuple[nn.Sequential, int]:
     -------
     encoder : Sequential
         Images (b, C, H, W) in [0, 1] -> (b, width), of the layers ``standardize`` and
-        ``backbone``.
+        ``backbone``. A pretrained network prepares the images itself.
     width : int
 
     Raises
@@ -255,5 +238,18 @@ def make_encoder(backbone, data) -> tuple[nn.Sequential, int]:
         If a module does not map images of that shape to (b, width).
     """
     network, width = make_backbone(backbone, data.image_shape)
-    layers = {"standardize": data.scaling.standardize(), "backbone": network}
+    layers = {"standardize": make_standardize(network, data), "backbone": network}
     return nn.Sequential(OrderedDict(layers)), width
+
+
+def make_standardize(network, data) -> nn.Module:
+    """Build the layer before a backbone: none that changes what it prepares itself.
+
+    Parameters
+    ----------
+    network : Module
+        As :func:`make_backbone` returns it.
+    data : DataFacts
+    """
+    prepares = isinstance(network, Pretrained)
+    return nn.Identity() if prepares else data.scaling.standardize()

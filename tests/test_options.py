@@ -15,6 +15,7 @@ from skdeepcluster._engine import checkpoint, protocol
 from skdeepcluster._estimator import DeepClusterer
 from skdeepcluster._input import files
 from skdeepcluster.gcc import Generated
+from skdeepcluster.pretrained import backbone
 
 METHODS = [*map(type, ESTIMATORS), Toy]
 each_method = pytest.mark.parametrize("cls", METHODS, ids=lambda cls: cls.__name__)
@@ -89,7 +90,7 @@ def test_every_parameter_of_a_method_is_read(cls):
 
 
 def test_every_shared_parameter_is_read():
-    modules = (_estimator, _settings, protocol, checkpoint, files)
+    modules = (_estimator, _settings, protocol, checkpoint, files, backbone)
     trees = [ast.parse(Path(module.__file__).read_text()) for module in modules]
     names = ("p", "self", "estimator")
     read = {n for tree in trees for v, n in attributes(tree) if v in names}

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from .._storage import FileError, read, unpack, write_tree
 from .._storage.digest import digest
+from .._storage.folder import make_folder
 from .._warnings import warn
 from .saved import check_training
 
@@ -74,7 +74,7 @@ class Checkpoint:
         ValueError
             If it holds a training on other data or by other parameters.
         """
-        self._make_folder()
+        make_folder(self.folder, "checkpoint")
         for left in self.folder.glob(f".{self.path.name}*"):  # by a kill in a write
             left.unlink(missing_ok=True)
         if not os.path.lexists(self.path):
@@ -112,28 +112,6 @@ class Checkpoint:
             raise FileError(
                 f"{str(self.path)!r} holds no training to go on with: "
                 f"{reason.rstrip('.')}. Delete it to begin anew, or use a copy."
-            ) from error
-
-    def _make_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            text = (
-                f"checkpoint={str(self.folder)[:200]!r} is no folder, and none can be "
-                f"made there ({reason}). Pass another name."
-            )
-            if isinstance(error, OSError):
-                raise OSError(error.errno, text) from error
-            raise ValueError(text) from error
-        try:  # now, not when the training is over
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"Nothing can be written in checkpoint={str(self.folder)[:200]!r} "
-                f"({error.strerror}). Pass another folder.",
             ) from error
 
     def due(self) -> bool:
@@ -282,6 +260,9 @@ def identity_of(estimator, images) -> dict[str, str]:
 def digest_of_images(images) -> str:
     """Digest what training reads; of files that do not fit in memory, their dates."""
     found = hashlib.blake2b(digest_size=16)
+    if images.origin is not None:  # features may differ by device in their last bits
+        images, network = images.origin
+        found.update(network.digest.encode())
     found.update(repr((len(images), images.shape, images.channels_last)).encode())
     files = images.data if images.data.dtype == np.dtype(object) else []
     if len(files) and all(isinstance(path, str) for path in files):

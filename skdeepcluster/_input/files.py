@@ -21,6 +21,7 @@ from .paths import path_of
 CACHE_BYTES = 2**30
 ROOM_BYTES = 2**28
 LISTED = 10  # files that a message names
+FEW = 64  # pictures of any size that are held at once
 
 
 class Room:
@@ -61,11 +62,16 @@ class ImageFiles(Images):
     shape : tuple (C, H, W)
     dtype : dtype
         uint8, uint16 or float32.
+
+    Attributes
+    ----------
+    bad : dict
+        The :class:`Unreadable` of each row that is known to be one.
     """
 
     def __init__(self, sources, shape, dtype=BYTE):
         super().__init__(np.fromiter(sources, object, len(sources)), shape)
-        self._dtype = dtype
+        self._dtype, self.bad = dtype, {}
 
     @property
     def dtype(self):
@@ -86,7 +92,9 @@ class ImageFiles(Images):
         pixels : list of ndarray of shape (C, H, W), or Unreadable
         """
         room = Room()
-        return _each(lambda s: decode(s, self.shape, self.dtype, room), self.data[rows])
+        return in_threads(
+            lambda s: decode(s, self.shape, self.dtype, room), self.data[rows]
+        )
 
     def _read(self, rows):
         pixels = self.decode(rows)
@@ -94,6 +102,44 @@ class ImageFiles(Images):
         if bad:
             raise ValueError(_listing(list(self.data[rows]), bad))
         return np.stack(pixels)
+
+    def read(self, rows):
+        """Read those of some rows that can be read.
+
+        Parameters
+        ----------
+        rows : int64 ndarray of shape (b,)
+
+        Returns
+        -------
+        images : tensor of shape (b_read, C, H, W), uint8 or float32
+        bad : dict
+            The :class:`Unreadable` of each other row.
+        """
+        pixels = self.decode(rows)
+        bad = {
+            int(row): part
+            for row, part in zip(rows, pixels, strict=True)
+            if isinstance(part, Unreadable)
+        }
+        good = [part for part in pixels if not isinstance(part, Unreadable)]
+        values = np.stack(good) if good else np.empty((0, *self.shape), self.dtype)
+        block = Images(values, self.shape)
+        block.rescale = self.rescale
+        return block[:][0], bad
+
+    def unreadable(self):
+        """Decode every file, to find all that cannot be read.
+
+        Returns
+        -------
+        bad : dict
+            The :class:`Unreadable` of each such row.
+        """
+        for start in range(0, len(self), FEW):
+            rows = np.arange(start, min(start + FEW, len(self)))
+            self.bad |= self.read(rows)[1]
+        return self.bad
 
     def load(self):
         """Decode every file once, and keep the pixels where they fit in 1 GiB.
@@ -120,6 +166,60 @@ class ImageFiles(Images):
         if keep:
             return Images(pixels[: len(good)], self.shape), bad
         return ImageFiles(self.data[good], self.shape, self.dtype), bad
+
+
+def open_files(estimator, sources, shape=None, fitted=None):
+    """Look at image files, or images of Pillow, without decoding them.
+
+    Parameters
+    ----------
+    estimator : DeepClusterer or ImageEncoder
+        It gets ``n_features_in_`` at ``fit``.
+    sources : list of paths or PIL images
+    shape : tuple (C, H, W), optional
+        Of each image; that of the files if they agree on one.
+    fitted : dtype, optional
+        Of the training data, after ``fit``.
+
+    Returns
+    -------
+    images : ImageFiles
+        Of all sources. Its ``bad`` has those that cannot be opened, where files had to
+        be opened to tell their shape or dtype.
+
+    Raises
+    ------
+    ValueError
+        At ``fit``, if no file can be opened. If sizes differ and no shape is given, or
+        no image can have that shape.
+    """
+    # an entry of os.scandir cannot be sent to a loader's worker
+    sources = [s if isinstance(s, Image.Image) else path_of(s) for s in sources]
+    reset, bad = fitted is None, {}
+    dtype = fitted if fitted in (BYTE, DEEP) else None
+    if shape is None or dtype is None:
+        heads = []
+        for start in range(0, len(sources), CHUNK):
+            part = sources[start : start + CHUNK]
+            heads += in_threads(lambda s: read_header(s, upright=shape is None), part)
+        bad = {i: h for i, h in enumerate(heads) if isinstance(h, Unreadable)}
+        if len(bad) == len(sources) and reset:
+            raise ValueError(_listing(sources, bad))
+        heads = [head for head in heads if not isinstance(head, Unreadable)]
+        dtype = _common_dtype(heads)
+        shape = shape or _common_shape([h for h in heads if _joins(h.dtype, dtype)])
+    if shape[0] not in MODES or shape[:2] == (1, 1) or (shape[0], dtype) == (4, FLOAT):
+        raise ValueError(
+            f"image_shape={shape} cannot be read from image files: they have 1, 3 or 4 "
+            "channels (4 with 8 or 16 bits only), and more than one row of pixels if "
+            "it is one. Pass another image_shape; one row of grey values as a vector."
+        )
+    if reset:
+        vars(estimator).pop("feature_names_in_", None)
+        estimator.n_features_in_ = int(np.prod(shape))
+    files = ImageFiles(sources, shape, dtype)
+    files.bad = bad
+    return files
 
 
 def read_files(estimator, sources, shape=None, fitted=None, skip=False):
@@ -149,45 +249,56 @@ def read_files(estimator, sources, shape=None, fitted=None, skip=False):
         If files cannot be read: all of them are named. If sizes differ and no shape is
         given, or no image can have that shape.
     """
-    # an entry of os.scandir cannot be sent to a loader's worker
-    sources = [s if isinstance(s, Image.Image) else path_of(s) for s in sources]
-    reset, bad = fitted is None, {}
-    dtype = fitted if fitted in (BYTE, DEEP) else None
-    if shape is None or dtype is None:
-        heads = _each(lambda s: read_header(s, upright=shape is None), sources)
-        bad = {i: h for i, h in enumerate(heads) if isinstance(h, Unreadable)}
-        if len(bad) == len(sources) and reset:
-            raise ValueError(_listing(sources, bad))
-        heads = [head for head in heads if not isinstance(head, Unreadable)]
-        dtype = _common_dtype(heads)
-        shape = shape or _common_shape([h for h in heads if _joins(h.dtype, dtype)])
-    if shape[0] not in MODES or shape[:2] == (1, 1) or (shape[0], dtype) == (4, FLOAT):
+    files = open_files(estimator, sources, shape, fitted)
+    images, bad = files.load()
+    skip = skip and estimator.on_error == "skip"
+    if fitted is None and len(bad) == len(files):
+        skip = False
+    images.rows = left_out(
+        files, bad, skip, "They are left out, and their labels are -1."
+    )
+    if fitted is None and len(images) < 2:
         raise ValueError(
-            f"image_shape={shape} cannot be read from image files: they have 1, 3 or 4 "
-            "channels (4 with 8 or 16 bits only), and more than one row of pixels if "
-            "it is one. Pass another image_shape; one row of grey values as a vector."
+            f"Found {len(images)} sample(s) (n_samples = {len(images)}) while a "
+            "minimum of 2 is required. Pass more image files."
         )
-    rows = [i for i in range(len(sources)) if i not in bad]
-    images, more = ImageFiles([sources[i] for i in rows], shape, dtype).load()
-    bad |= {rows[i]: reason for i, reason in more.items()}
-    if bad:
-        skip = skip and estimator.on_error == "skip"
-        if not skip or (reset and len(bad) == len(sources)):
-            raise ValueError(_listing(sources, bad))
-        paths = [s if isinstance(s, str) else None for s in sources]
-        skipped = [(i, paths[i], str(bad[i])) for i in sorted(bad)]
-        read = np.array([i for i in range(len(sources)) if i not in bad], np.int64)
-        images.rows = Rows(len(sources), read, skipped)
-        warn(_listing(sources, bad, "They are left out, and their labels are -1."))
-    if reset:
-        if len(images) < 2:
-            raise ValueError(
-                f"Found {len(images)} sample(s) (n_samples = {len(images)}) while a "
-                "minimum of 2 is required. Pass more image files."
-            )
-        vars(estimator).pop("feature_names_in_", None)
-        estimator.n_features_in_ = int(np.prod(shape))
     return images
+
+
+def left_out(files, bad, skip, end) -> Rows | None:
+    """Tell of the files that cannot be read, in one error or one warning.
+
+    Parameters
+    ----------
+    files : ImageFiles
+        Of all rows of X.
+    bad : dict
+        The :class:`Unreadable` of each row that cannot be read.
+    skip : bool
+        Whether that is a warning.
+    end : str
+        Last sentence of the warning: what becomes of these rows.
+
+    Returns
+    -------
+    rows : Rows or None
+        None if all can be read.
+
+    Raises
+    ------
+    ValueError
+        If some cannot, without ``skip``: all of them are named.
+    """
+    if not bad:
+        return None
+    sources = list(files.data)
+    if not skip:
+        raise ValueError(_listing(sources, bad))
+    paths = [s if isinstance(s, str) else None for s in sources]
+    skipped = [(i, paths[i], str(bad[i])) for i in sorted(bad)]
+    read = np.array([i for i in range(len(sources)) if i not in bad], np.int64)
+    warn(_listing(sources, bad, end))
+    return Rows(len(sources), read, skipped)
 
 
 def thumbnails(sources, side):
@@ -218,10 +329,10 @@ def thumbnails(sources, side):
         pixels = decode(source, (1 if head.grey else 3, height, width), own)
         return pixels[0] if head.grey else pixels.transpose(1, 2, 0)
 
-    heads = _each(lambda s: read_header(s, upright=False), sources)
+    heads = in_threads(lambda s: read_header(s, upright=False), sources)
     deep = any(getattr(head, "dtype", BYTE) == DEEP for head in heads)
     dtype = DEEP if deep else BYTE
-    images = _each(thumbnail, sources)
+    images = in_threads(thumbnail, sources)
     bad = {i: image for i, image in enumerate(images) if isinstance(image, Unreadable)}
     if bad:
         raise ValueError(_listing(sources, bad))
@@ -249,7 +360,7 @@ def check_file(path):
 
 def check_files(paths):
     """Apply :func:`check_file` to many, in threads."""
-    return _each(check_file, paths)
+    return in_threads(check_file, paths)
 
 
 def _caught(function: Callable) -> Callable:
@@ -264,7 +375,7 @@ def _caught(function: Callable) -> Callable:
     return call
 
 
-def _each(function, sources):
+def in_threads(function, sources):
     """Apply a function to all sources, in threads; an Unreadable is a result, too."""
     # a loader worker has its core to itself, and an image of Pillow is no thread's own
     serial = get_worker_info() is not None or any(

@@ -51,11 +51,14 @@ class Images(Dataset):
         range than the training data.
     rows : Rows or None
         Set where rows of X are left out.
+    origin : tuple of Images and Pretrained, or None
+        What features were computed from, and by which network.
     """
 
     offset: np.ndarray | None
     rescale: tuple[float, float] | None = None
     rows: Rows | None = None
+    origin: tuple | None = None
 
     def __init__(self, data, shape, channels_last=False, offset=None):
         self.data, self.shape, self.channels_last = data, shape, channels_last

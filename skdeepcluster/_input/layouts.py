@@ -10,7 +10,7 @@ from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import validate_data
 
 from .arrays import Stored, as_array, check_values, is_frame, offset_of
-from .files import read_files
+from .files import open_files, read_files
 from .images import CHUNK, Images
 from .paths import are_pictures, listed
 
@@ -141,7 +141,15 @@ class Layout:
         return X
 
 
-def as_images(estimator, X, image_shape=None, layout=None, skip=False):
+def as_images(
+    estimator,
+    X,
+    image_shape=None,
+    layout=None,
+    skip=False,
+    stream=False,
+    file_shape=None,
+):
     """Check X in any of its layouts and return it as images.
 
     Parameters
@@ -158,6 +166,11 @@ def as_images(estimator, X, image_shape=None, layout=None, skip=False):
     skip : bool
         Whether the caller can do with fewer images, which ``rows`` of the images tells,
         if the estimator's ``on_error`` allows that.
+    stream : bool
+        Whether the caller goes through X once and learns nothing of it: files are not
+        decoded here, and one image is enough.
+    file_shape : tuple (C, H, W), optional
+        That image files get where no ``image_shape`` is given.
 
     Returns
     -------
@@ -175,7 +188,11 @@ def as_images(estimator, X, image_shape=None, layout=None, skip=False):
     X = listed(as_array(X) if isinstance(X, torch.Tensor | memoryview) else X)
     if are_pictures(X):
         fitted = None if reset else layout.dtype
-        images = read_files(estimator, X, shape, fitted, skip)
+        images: Images
+        if stream:
+            images = open_files(estimator, X, shape or file_shape, fitted)
+        else:
+            images = read_files(estimator, X, shape, fitted, skip)
         return images, Layout(images.shape, False, images.shape, images.dtype)
     X = as_array(X)
     last, row_shape = False, None
@@ -195,7 +212,7 @@ def as_images(estimator, X, image_shape=None, layout=None, skip=False):
                 "Pass X[None]."
             )
     with np.errstate(over="ignore", invalid="ignore"):  # in sums that look for NaN
-        X = _validated(estimator, X, reset)
+        X = _validated(estimator, X, reset, 2 if reset and not stream else 1)
     if shape is None:
         shape = (1, 1, X.shape[1])
     elif row_shape is None and X.shape[1] != np.prod(shape):
@@ -211,9 +228,8 @@ def as_images(estimator, X, image_shape=None, layout=None, skip=False):
     return Images(X, shape, last, layout.offset), layout
 
 
-def _validated(estimator, X, reset):
+def _validated(estimator, X, reset, enough):
     """Check values and size; set ``n_features_in_`` or compare with it."""
-    enough = 2 if reset else 1
     if is_frame(X):
         return _validated_table(estimator, X, reset, enough)
     check_values(X)

@@ -32,6 +32,8 @@ def listed(X):
     ------
     TypeError
         If X is a set or a dict, which do not say which row is which.
+    ValueError
+        If X does not tell its shape.
     """
     if issparse(X):  # one of its kinds is a dict
         return X
@@ -42,7 +44,7 @@ def listed(X):
             f"X is a {type(X).__name__}, which has no order that labels could follow. "
             "Pass sorted(X)."
         )
-    shape = getattr(X, "shape", None)
+    shape = _shape_of(X)
     if isinstance(X, ONE_BY_ONE) or (isinstance(shape, tuple) and len(shape) == 1):
         return list(X)
     words = getattr(getattr(X, "dtype", None), "kind", "?") in "OSTU"
@@ -52,6 +54,16 @@ def listed(X):
         if len(column) and isinstance(column[0], PATHS):
             return list(column)
     return X
+
+
+def _shape_of(X):
+    try:
+        return getattr(X, "shape", None)
+    except Exception as error:  # h5py's own, of a file that was closed
+        raise ValueError(
+            f"X, of type {type(X).__name__}, cannot be read ({error}). If it is in a "
+            "file that was closed, open that again, and leave it open."
+        ) from error
 
 
 def are_pictures(X):

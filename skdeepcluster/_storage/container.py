@@ -63,7 +63,7 @@ def write(path, kind: str, document: Any, tensors: dict[str, Tensor]) -> None:
     ----------
     path : str or PathLike
         A file that is there already is replaced when the new one is complete.
-    kind : {"model", "checkpoint"}
+    kind : {"model", "checkpoint", "features"}
     document : object
         What JSON can hold, such as :func:`~.encoding.pack` gives.
     tensors : dict of tensors
@@ -168,7 +168,7 @@ def read(path, kind: str) -> tuple[Any, dict[str, Tensor]]:
     Parameters
     ----------
     path : str or PathLike
-    kind : {"model", "checkpoint"}
+    kind : {"model", "checkpoint", "features"}
 
     Returns
     -------

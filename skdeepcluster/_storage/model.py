@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from .._engine.protocol import DataFacts
 from .._engine.randomness import own_draws, seeded
 from .._input.images import Images
 from .._input.scaling import Scaling
+from ..pretrained.backbone import backbone_in_training
+from ..pretrained.frozen import make_structure, split_state, state_of
+from ..pretrained.networks import structure_only
 from .container import FileError, read, write
 from .encoding import pack, unpack
 from .pickling import LEFT_OUT, prediction_net
@@ -34,7 +38,7 @@ PARTS = {"estimator", "params", "own", "resolved", "attributes", "data", "module
 # parameters of the training alone, which may be bound to its machine
 TRAINING = {"callbacks", "checkpoint"}
 # attributes that are no result of a fit
-NO_RESULTS = {*LEFT_OUT, "net_", "_metadata_request"}
+NO_RESULTS = {*LEFT_OUT, "net_", "encoder_", "_metadata_request"}
 MAX_NUMBER = 2**31
 MAX_LIST = 10**6  # numbers of epochs and of facets, which become lists of that length
 
@@ -64,7 +68,7 @@ def write_model(estimator, path, per_sample: bool) -> None:
             "n_samples": module.n_samples,
             "scaling": _plain(module.scaling),
         },
-        "module": _state_of(module),
+        "module": {**_state_of(module), **state_of(estimator.encoder_)},
     }
     _check_numbers(tree["resolved"])
     write(path, "model", *pack(tree, cls.__name__))
@@ -83,6 +87,7 @@ def _split(estimator) -> tuple[dict, dict]:
     for name, value in estimator.get_params(deep=False).items():
         if name in TRAINING:
             continue
+        value = _without_path(value)
         try:
             pack(value)
         except TypeError:
@@ -94,6 +99,10 @@ def _split(estimator) -> tuple[dict, dict]:
     return params, own
 
 
+def _without_path(value):
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 def _resolved(p, params, own) -> dict[str, Any]:
     """What the networks were built by, where it is another value than the parameter."""
     found = {}
@@ -101,6 +110,9 @@ def _resolved(p, params, own) -> dict[str, Any]:
         # the module forgets objects of the user's own, and what does not shape it
         if name in TRAINING | {"augment", "net_params", "device"} or name in own:
             continue
+        if name == "backbone" and value is None:  # a network that has its weights here
+            continue
+        value = _without_path(value)
         known = name in params and type(params[name]) is type(value)
         if not known or pack(value)[0] != pack(params[name])[0]:
             found[name] = value
@@ -258,10 +270,19 @@ def _rebuild(cls, tree, objects, device):
     if math.prod(made.layout_.shape) != made.n_features_in_:
         raise FileError("its images have two sizes.")
     p = cls(**{**tree["params"], **objects, **tree["resolved"], "device": device})
-    state = tree["module"]
+    state, of_encoder = split_state(tree["module"])
+    shape = made.layout_.shape
+    made.encoder_ = make_structure(made, shape)
+    if made.encoder_ is not None:
+        _check_state(made.encoder_, of_encoder)
+        made.encoder_.load_state_dict(of_encoder, assign=True)
+        made.encoder_.to(device)
+        shape = (1, 1, state["scaling.low"].numel())
+    with structure_only():
+        p.backbone = backbone_in_training(p)
     scaling = _scaling(tree["data"]["scaling"], state)
     data = DataFacts(
-        image_shape=scaling.shape(made.layout_.shape),
+        image_shape=scaling.shape(shape),
         n_samples=tree["data"]["n_samples"],
         scaling=scaling,
         augmentation=nn.Identity(),

@@ -34,11 +34,69 @@ class Weights(NamedTuple):
     requires_grad: bool | None  # None: a buffer
 
 
-class Storable:
-    """What every estimator can do about files, pickles and copies of it."""
+class Sealed:
+    """What every estimator can do about pickles and copies of it."""
+
+    # attributes that may be modules, which pickles hold by arrays: joblib, too, tells
+    # these by their values
+    _networks: ClassVar[tuple[str, ...]] = ()
+
+    def __getstate__(self):
+        state = dict(cast(dict, super().__getstate__()))
+        for name in LEFT_OUT:
+            state.pop(name, None)
+        if "net_" in state:
+            state["net_"] = _net_without_tensors(state["net_"])
+        for name in self._networks:
+            if isinstance(state.get(name), nn.Module):
+                state[name] = _without_tensors(state[name])
+        return {**state, SEAL: {"version": __version__, "digest": digest(state)}}
+
+    def __setstate__(self, state):
+        state = dict(state)
+        seal, name = state.pop(SEAL, None), type(self).__name__
+        if not isinstance(seal, dict) or seal.get("digest") != digest(state):
+            raise FileError(
+                f"This pickle of {name} is damaged, or was made by a version of "
+                f"skdeepcluster before {__version__} that did not seal pickles. Use "
+                "another copy, or fit the estimator again."
+            )
+        if seal["version"] != __version__:
+            lasting = "For files that last, use save and skdeepcluster.load."
+            warn(
+                f"This {name} was pickled by skdeepcluster {seal['version']} and is "
+                f"opened by {__version__}: it may predict otherwise. "
+                f"{lasting if hasattr(self, 'save') else 'If it does, fit it again.'}"
+            )
+        for attribute, value in state.items():
+            if isinstance(value, np.memmap):  # torch warns of what it cannot write to
+                state[attribute] = np.array(value)
+        if "net_" in state:
+            state["net_"] = _net_with_tensors(state["net_"])
+        for attribute in self._networks:
+            if isinstance(state.get(attribute), nn.Module):
+                _give_tensors(state[attribute])
+        super().__setstate__(state)
+
+    # -- copies, in which nothing is left out ------------------------------------------
+
+    def __copy__(self):
+        new = type(self).__new__(type(self))
+        vars(new).update(vars(self))
+        return new
+
+    def __deepcopy__(self, memo):
+        new = memo[id(self)] = type(self).__new__(type(self))
+        vars(new).update(copy.deepcopy(vars(self), memo))
+        return new
+
+
+class Storable(Sealed):
+    """What every clusterer can do about files, pickles and copies of it."""
 
     # attributes that have an entry for each training sample
     _per_sample: ClassVar[tuple[str, ...]] = ("labels_",)
+    _networks: ClassVar[tuple[str, ...]] = ("encoder_",)
 
     def save(self, path, *, per_sample: bool = False) -> None:
         """Write the fitted estimator to a file that :func:`skdeepcluster.load` reads.
@@ -79,50 +137,6 @@ class Storable:
 
         write_model(self, path, per_sample)
 
-    # -- pickles -----------------------------------------------------------------------
-
-    def __getstate__(self):
-        state = dict(cast(dict, super().__getstate__()))
-        for name in LEFT_OUT:
-            state.pop(name, None)
-        if "net_" in state:
-            state["net_"] = _without_tensors(state["net_"])
-        return {**state, SEAL: {"version": __version__, "digest": digest(state)}}
-
-    def __setstate__(self, state):
-        state = dict(state)
-        seal, name = state.pop(SEAL, None), type(self).__name__
-        if not isinstance(seal, dict) or seal.get("digest") != digest(state):
-            raise FileError(
-                f"This pickle of {name} is damaged, or was made by a version of "
-                f"skdeepcluster before {__version__} that did not seal pickles. Use "
-                "another copy, or fit the estimator again."
-            )
-        if seal["version"] != __version__:
-            warn(
-                f"This {name} was pickled by skdeepcluster {seal['version']} and is "
-                f"opened by {__version__}: it may predict otherwise. For files that "
-                "last, use save and skdeepcluster.load."
-            )
-        for attribute, value in state.items():
-            if isinstance(value, np.memmap):  # torch warns of what it cannot write to
-                state[attribute] = np.array(value)
-        if "net_" in state:
-            state["net_"] = _with_tensors(state["net_"])
-        super().__setstate__(state)
-
-    # -- copies, in which nothing is left out ------------------------------------------
-
-    def __copy__(self):
-        new = type(self).__new__(type(self))
-        vars(new).update(vars(self))
-        return new
-
-    def __deepcopy__(self, memo):
-        new = memo[id(self)] = type(self).__new__(type(self))
-        vars(new).update(copy.deepcopy(vars(self), memo))
-        return new
-
 
 def prediction_net(module: nn.Module, device, **params) -> ClusterNet:
     """Put a trained module into a net that predicts.
@@ -146,8 +160,28 @@ def prediction_net(module: nn.Module, device, **params) -> ClusterNet:
 # -- a module without tensors, which pickles are made of -------------------------------
 
 
-def _without_tensors(net) -> dict[str, Any]:
-    module = trimmed(net.module_)
+def _net_without_tensors(net) -> dict[str, Any]:
+    params = {name: getattr(net, name) for name in ("lr", "max_epochs", "batch_size")}
+    module = _without_tensors(net.module_)
+    return {"module": module, "device": str(net.device), "params": params}
+
+
+def _net_with_tensors(state) -> ClusterNet:
+    _give_tensors(state["module"])
+    device = available(state["device"])
+    return prediction_net(state["module"], device, **state["params"])
+
+
+def available(name: str) -> torch.device:
+    """Return the device of a pickle; the CPU in place of a GPU that is not there."""
+    device = torch.device(name)
+    if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
+        return torch.device("cpu")
+    return device
+
+
+def _without_tensors(module) -> nn.Module:
+    module = trimmed(module)
     memo: dict[int, Weights] = {}
     for part in filter(_is_plain, module.modules()):
         for registry in (part._parameters, part._buffers):
@@ -156,13 +190,12 @@ def _without_tensors(net) -> dict[str, Any]:
                     continue
                 if id(tensor) not in memo:
                     memo[id(tensor)] = _stand_in(tensor)
-                registry[name] = memo[id(tensor)]  # type: ignore[assignment]
-    params = {name: getattr(net, name) for name in ("lr", "max_epochs", "batch_size")}
-    return {"module": module, "device": str(net.device), "params": params}
+                registry[name] = memo[id(tensor)]
+    return module
 
 
-def _with_tensors(state) -> ClusterNet:
-    module, memo = state["module"], {}
+def _give_tensors(module) -> None:
+    memo: dict[int, Tensor] = {}
     for part in module.modules():
         for registry in (part._parameters, part._buffers):
             for name, value in registry.items():
@@ -170,10 +203,6 @@ def _with_tensors(state) -> ClusterNet:
                     if id(value) not in memo:
                         memo[id(value)] = _tensor(value)
                     registry[name] = memo[id(value)]
-    device = torch.device(state["device"])
-    if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
-        device = torch.device("cpu")
-    return prediction_net(module, device, **state["params"])
 
 
 def _is_plain(module) -> bool:

@@ -16,6 +16,7 @@ from .._engine.randomness import make_seed, seeded
 from .._estimator import DeepClusterer
 from .._parameters import AtLeastTwo, Auto, Count, NonNegative, Positive, Share
 from .._settings import Budget
+from ..pretrained.frozen import restore
 from .diffusion import TIMESTEPS, check_steps
 from .generated import Generated
 from .module import GCCModule
@@ -307,6 +308,7 @@ class GCC(DeepClusterer):
         -------
         X : ndarray of shape (n_samples, ...)
             In layout and range of the training data; uint8 if those were, else float32.
+            With ``trainable="none"`` rows of features, float32.
         y : ndarray of shape (n_samples,), int64
             Their clusters.
 
@@ -355,7 +357,7 @@ class GCC(DeepClusterer):
             unit = module.generator.sample_all(
                 classes.to(device), float(scale), int(steps), bank.sampler
             )
-        X = self.layout_.restore(module.scaling.inverse(unit))
+        X = restore(self, module.scaling.inverse(unit))
         return X, labels.astype(np.int64)
 
 

@@ -17,6 +17,7 @@ from .._input.images import expand
 from .._input.layouts import check_enough, is_vector
 from .._parameters import AtLeastTwo, Auto, Count, Positive, Share
 from .._settings import Budget
+from ..pretrained.backbone import is_pretrained
 from .facets import check_facet
 from .generation import FacetGenerator
 from .module import MFCVAEModule
@@ -24,7 +25,9 @@ from .paper import paper_settings
 
 PerFacet = Annotated[Sequence[int], "array-like", "sequence of n_facets ints"]
 Shares = Annotated[Sequence[float], "array-like", "sequence of n_facets floats"]
-Ladder = Annotated[str, (str, nn.Module), '{"auto", "mlp", "conv"}']
+Ladder = Annotated[
+    str, (str, nn.Module), '{"auto", "mlp", "conv"}, a pretrained network'
+]
 
 
 def per_facet(name, value, n_facets):
@@ -96,6 +99,10 @@ class MFCVAE(FacetGenerator):
     backbone
         Kind of encoder and decoder: fully connected (``"mlp"``) or convolutional
         (``"conv"``). ``"auto"`` is ``"mlp"`` for vectors and ``"conv"`` for images.
+        With ``trainable="none"``, and only then, a network of which the features are
+        encoded and reconstructed: the name of a torchvision classification model,
+        ``"timm:NAME"``, ``"efficientnet_lite0"`` (or 1, 2), or a module that maps
+        (b, C, H, W) to (b, width).
     architecture
         Depth at which facets leave the encoder and enter the decoder: another one for
         each facet (``"ladder"``), or the top for all of them (``"shared"``), which is
@@ -238,6 +245,12 @@ class MFCVAE(FacetGenerator):
         return values[check_facet(p.primary_facet, p.n_facets, "primary_facet")]
 
     def _resolve(self, data):
+        if is_pretrained(self) and self.trainable != "none":
+            raise ValueError(
+                f"trainable={self.trainable!r} cannot be used: MFCVAE reconstructs "
+                "what it encodes, and so has pretrained networks for features that "
+                "were computed before. Pass trainable='none'."
+            )
         super()._resolve(data)
         n, vectors = self.n_facets, is_vector(data.image_shape)
         if isinstance(self.latent_dims, str):  # "auto"; an array would not compare
@@ -273,7 +286,8 @@ class MFCVAE(FacetGenerator):
         if self.backbone not in ("mlp", "conv"):
             raise ValueError(
                 f"backbone={self.backbone!r} is no network that MFCVAE can turn into a "
-                "decoder. Pass 'auto', 'mlp' or 'conv', and hidden_dims for its size."
+                "decoder. Pass 'auto', 'mlp' or 'conv', and hidden_dims for its size; "
+                "or trainable='none', if it is a pretrained network."
             )
         if vectors and self.backbone == "conv":
             raise ValueError(

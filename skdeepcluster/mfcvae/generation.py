@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from .._engine.guard import guarded
 from .._engine.net import INFERENCE_BATCH
 from .._engine.randomness import make_seed, seeded
+from ..pretrained.frozen import restore
 from .facets import FacetClusterer
 
 
@@ -60,7 +61,7 @@ class FacetGenerator(FacetClusterer):
         module.autocast = False
         z = torch.as_tensor(np.asarray(z, dtype=np.float32))
         parts = [module.generate(part.to(device)) for part in z.split(INFERENCE_BATCH)]
-        return self.layout_.restore(module.scaling.inverse(torch.cat(parts)))
+        return restore(self, module.scaling.inverse(torch.cat(parts)))
 
     @guarded
     def inverse_transform(self, X):

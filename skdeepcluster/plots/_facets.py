@@ -18,6 +18,7 @@ from ._tiles import (
     in_use,
     proportions,
     ranked,
+    require_drawn_images,
     require_images,
     split,
     take_images,
@@ -205,6 +206,8 @@ class FacetsDisplay:
         rng = np.random.RandomState(make_seed(random_state))
         X = listed(X)
         require_images(X, shape)
+        if n_samples or swapped:
+            require_drawn_images(estimator)
 
         probas = [in_use(proba) for proba in estimator.predict_proba_facets(X)]
         ranks = [ranked(proba) for proba in probas]  # members, most typical first

@@ -21,6 +21,7 @@ from ._tiles import (
     in_use,
     most_probable,
     proportions,
+    require_drawn_images,
     require_images,
     split,
     take_images,
@@ -191,6 +192,7 @@ class GeneratedSheetDisplay:
         shape = estimator.image_shape_
         channels_last = estimator.layout_.channels_last
         require_images(X, shape)
+        require_drawn_images(estimator)
         rng = np.random.RandomState(make_seed(random_state))
 
         facet = {k: sample_params[k] for k in ("facet",) if k in sample_params}

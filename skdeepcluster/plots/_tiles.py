@@ -49,6 +49,16 @@ def require_images(X, image_shape):
         )
 
 
+def require_drawn_images(estimator):
+    """Raise the error for an estimator that draws features before it does."""
+    if getattr(estimator, "encoder_", None) is not None:
+        raise ValueError(
+            f"This {type(estimator).__name__} was fitted with trainable='none': it "
+            "draws features, which cannot be shown. Fit one to the images themselves, "
+            "or show those that there are by ClusterSheetDisplay."
+        )
+
+
 def take_images(source, chosen, image_shape, channels_last):
     """Take the chosen images out of any layout of X, each (H, W) or (H, W, C)."""
     if not len(chosen):

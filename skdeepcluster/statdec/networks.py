@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._engine.protocol import DataFacts, Stateful
-from ..backbones import make_backbone
+from ..backbones import make_backbone, make_standardize
 from .pooling import make_pooling
 
 if TYPE_CHECKING:
@@ -64,8 +64,9 @@ class StatisticsNetworks(Stateful):
     def __init__(self, p: StatDEC, data: DataFacts):
         super().__init__()
         self.detach_representation = p.detach_representation
-        self.standardize = data.scaling.standardize()
-        self.backbone, shape = make_feature_map(p.backbone, data.image_shape)
+        backbone, shape = make_feature_map(p.backbone, data.image_shape)
+        self.standardize = make_standardize(backbone, data)
+        self.backbone = backbone
         self.cluster_trunk = None if p.share_trunk else copy.deepcopy(self.backbone)
         self.splits = False  # until then the clustering network has no trunk of its own
         self.pool, width = make_pooling(p.pooling, p.cardinality, p.grid, shape)

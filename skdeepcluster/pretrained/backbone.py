@@ -1,0 +1,122 @@
+"""What backbone, weights and trainable of an estimator stand for together."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .networks import Pretrained, load_network
+from .sources import is_named
+
+UNTRAINED = ("auto", "mlp", "conv")  # of which nobody has weights
+FINE_TUNING_RATE = 0.1  # of the learning rate: what a network is trained further with
+
+
+def is_pretrained(p) -> bool:
+    """Whether the backbone is a network that prepares images as its weights say.
+
+    Parameters
+    ----------
+    p : DeepClusterer
+    """
+    asked = p.weights is not None or p.trainable != "all"
+    return asked or is_named(p.backbone) or isinstance(p.backbone, Pretrained)
+
+
+def check_pretrained(p) -> None:
+    """Refuse what does not go together, before X is read.
+
+    Parameters
+    ----------
+    p : DeepClusterer
+
+    Raises
+    ------
+    ValueError
+        If there is nothing that weights could belong to, or random ones would be
+        frozen.
+    """
+    if not is_pretrained(p) or isinstance(p.backbone, nn.Module):
+        return
+    if p.backbone in UNTRAINED:
+        raise ValueError(
+            f"weights={p.weights!r} and trainable={p.trainable!r} belong to a "
+            f"pretrained network, and backbone={p.backbone!r} is none. Pass "
+            "backbone='efficientnet_lite0', the name of a torchvision classification "
+            "model such as 'resnet50', 'timm:NAME', or an nn.Module; or leave weights "
+            "and trainable at None and 'all'."
+        )
+    if p.weights is None and p.trainable != "all":
+        raise ValueError(
+            f"trainable={p.trainable!r} would freeze backbone={p.backbone!r} with "
+            "random weights. Pass weights='DEFAULT', the name of other ones, or the "
+            "path of a file."
+        )
+
+
+def load_backbone(p) -> Pretrained:
+    """Load the network that the backbone of an estimator stands for.
+
+    Parameters
+    ----------
+    p : DeepClusterer
+        That :func:`check_pretrained` let pass.
+
+    Returns
+    -------
+    network : Pretrained
+        Frozen, unless all is trained.
+    """
+    own = isinstance(p.backbone, nn.Module)
+    weights = "DEFAULT" if own and p.weights is None else p.weights
+    network = load_network(p.backbone, weights)
+    if weights is not None:
+        network.rate = FINE_TUNING_RATE
+    return network if p.trainable == "all" else network.freeze()
+
+
+def backbone_in_training(p) -> str | nn.Module:
+    """Return what trains in place of the backbone of an estimator.
+
+    Parameters
+    ----------
+    p : DeepClusterer
+
+    Returns
+    -------
+    backbone : str or Module
+        ``"mlp"`` on features that were computed once; a pretrained network; else what
+        the estimator was told.
+    """
+    if p.trainable == "none":
+        return "mlp"
+    return load_backbone(p) if is_pretrained(p) else p.backbone
+
+
+def with_own_rate(params: dict, module: nn.Module, lr: float) -> dict:
+    """Train pretrained networks further at a lower rate than all else.
+
+    Parameters
+    ----------
+    params : dict
+        Skorch's, of the optimizer of a module.
+    module : Objective
+    lr : float
+        Of all else.
+
+    Returns
+    -------
+    params : dict
+    """
+    groups = [
+        (f"{path}.*", {"lr": part.rate * lr})
+        for path, part in module.named_modules()
+        if isinstance(part, Pretrained) and part.rate != 1 and _trains(part)
+    ]
+    if not groups:
+        return params
+    name = "optimizer__param_groups"
+    return {**params, name: [*params.get(name, []), *groups]}
+
+
+def _trains(part):
+    return any(parameter.requires_grad for parameter in part.parameters())
