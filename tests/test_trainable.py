@@ -215,7 +215,7 @@ def test_features_are_computed_once(file, monkeypatch):
 
     monkeypatch.setattr(Pretrained, "forward", count)
     make("SCL", file, "none", max_epochs=3).fit(X)
-    assert sum(seen) == len(X) + 1  # one image tells the width
+    assert sum(seen) == len(X)
 
 
 @each_name
