@@ -76,14 +76,16 @@ class Frozen(nn.Module):
         most = PIXELS["cpu" if device.type == "cpu" else "cuda"]
         size = max(16, min(512, most // pixels))
         hidden = not (title and shows_bars())
-        width = self(torch.zeros(1, *images.shape, device=device)).shape[1]
-        out = np.empty((len(images), width), np.float32)
-        with tqdm(total=len(out), desc=title, unit="image", disable=hidden) as shown:
-            for start in range(0, len(out), size):
+        n, out = len(images), np.empty((0, 0), np.float32)
+        nothing = torch.zeros(1, *images.shape)  # it tells the width, where n is 0
+        with tqdm(total=n, desc=title, unit="image", disable=hidden) as shown:
+            for start in range(0, max(1, n), size):
                 check()
                 look()
-                raw, _ = images[start : start + size]
-                part = self(raw.to(device)).cpu().numpy()
+                raw = images[start : start + size][0] if n else nothing
+                part = self(raw.to(device))[:n].cpu().numpy()
+                if start == 0:
+                    out = np.empty((n, part.shape[1]), np.float32)
                 if not np.isfinite(part).all():
                     raise FloatingPointError(
                         "The pretrained network gives features that are NaN or "
@@ -92,7 +94,7 @@ class Frozen(nn.Module):
                     )
                 out[start : start + size] = part
                 shown.update(len(part))
-        found = Images(out, (1, 1, width))
+        found = Images(out, (1, 1, out.shape[1]))
         found.rows = images.rows
         return found
 
