@@ -7,6 +7,7 @@ from .digpro import DigPro
 from .gcc import GCC
 from .mfcvae import MFCVAE
 from .scl import SCL
+from .selective import SelectiveClusterer
 from .statdec import StatDEC
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "FileError",
     "MFCVAE",
     "SCL",
+    "SelectiveClusterer",
     "StatDEC",
     "__version__",
     "load",
