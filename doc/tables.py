@@ -113,6 +113,21 @@ def calibration(record):
     return rows
 
 
+def confidence(record):
+    """Rows of what the temperature of ``fit`` does to the calibration error."""
+    header = ["data", "n", "method", "seeds", "ACC", "temperature", "ECE before"]
+    rows = [[*header, "ECE after", "ACC of the surest 80 %"]]
+    for (data, method), runs in grouped(record, "data", "method"):
+        middle = statistics.median(run["temperature"] for run in runs)
+        about = [data, f"{runs[0]['n']:,}", method, str(len(runs))]
+        acc, before, after, sure = (
+            mean_and_spread([run[key] for run in runs])
+            for key in ("acc", "ece_before", "ece", "acc_of_sure")
+        )
+        rows.append([*about, acc, f"{middle:.2f}", before, after, sure])
+    return rows
+
+
 def sampling(record):
     """Rows of the time that drawing images takes."""
     rows = [["denoiser", "images", "steps", "guidance", "seconds", "CPU s"]]
@@ -280,6 +295,7 @@ TABLES = {
     "facets": facets,
     "paper_mnist": paper_mnist,
     "calibration": calibration,
+    "confidence": confidence,
     "sampling": sampling,
     "curves": curves,
     "engine": engine,

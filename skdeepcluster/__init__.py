@@ -8,6 +8,7 @@ from .gcc import GCC
 from .mfcvae import MFCVAE
 from .pretrained import ImageEncoder
 from .scl import SCL
+from .selective import SelectiveClusterer
 from .statdec import StatDEC
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "ImageEncoder",
     "MFCVAE",
     "SCL",
+    "SelectiveClusterer",
     "StatDEC",
     "__version__",
     "load",

@@ -15,7 +15,7 @@ from sklearn.base import (
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from ._calibration import probabilities
+from ._calibration import probabilities, temperatures
 from ._engine.batches import EpochBatches, NeighborBatches
 from ._engine.checkpoint import clock_of, last_training
 from ._engine.crowd import watched
@@ -104,6 +104,7 @@ class DeepClusterer(
             "device_": str(net.device),
             "_n_features_out": net.module_.centers.shape[1],
             "_kept": np.arange(self._n_clusters),
+            "temperature_": 1.0,
         }
 
     def _set_fitted(self, module, images) -> None:
@@ -285,10 +286,17 @@ class DeepClusterer(
         self.cluster_sizes_ = np.bincount(self.labels_)
         self.cluster_centers_ = net.module_.centers.cpu().numpy()[self._kept]
         self._set_fitted(net.module_, images)
+        if self.calibrate == "agreement":
+            self._calibrate(images)
         for name in self._per_sample:
             setattr(self, name, expand(getattr(self, name), images))
         net.checkpoint = None
         net.trim_for_prediction()  # nothing in it points back at the estimator
+
+    def _calibrate(self, images):
+        """Set the temperature: ``labels_`` and all else is fitted already."""
+        function = self.net_.module_.logits
+        (self.temperature_,) = temperatures(self.net_, images, function, [self._kept])
 
     def _check_empty(self):
         for name, in_use, asked in self._clusterings():
@@ -376,7 +384,8 @@ class DeepClusterer(
         -------
         proba : ndarray of shape (n, n_clusters), float32
             Rows sum to 1; the columns are the clusters of ``labels_``. Empty clusters
-            have columns of 0, after the others.
+            have columns of 0, after the others. ``temperature_`` makes the largest one
+            of a row about the chance that something alike is in the same cluster.
 
         Raises
         ------
@@ -386,8 +395,8 @@ class DeepClusterer(
             If X does not hold images of the fitted shape.
         """
         images = self._read(X, skip=True)
-        asked = self.net_.module_.p.n_clusters
-        return expand(probabilities(self._logits(images), asked), images)
+        logits, asked = self._logits(images), self.net_.module_.p.n_clusters
+        return expand(probabilities(logits, asked, self.temperature_), images)
 
     @guarded
     def score(self, X, y=None):

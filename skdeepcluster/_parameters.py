@@ -7,7 +7,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
 from typing import (
     Annotated,
@@ -215,6 +215,8 @@ def header(annotation, default) -> str:
     kinds = [_kind(one) for one in (get_args(annotation) if union else [annotation])]
     *first, last = dict.fromkeys(kinds)
     text = f"{', '.join(first)} or {last}" if first else last
+    if default is MISSING:
+        return text
     shown = f'"{default}"' if isinstance(default, str) else repr(default)
     return f"{text}, default={shown}"
 

@@ -121,6 +121,13 @@ class SharedParameters(Declared):
         Number format of the networks in training; losses and predictions are float32.
         ``"auto"`` is bfloat16 on CUDA, and for images on CPUs with bfloat16
         instructions, else float32.
+    calibrate
+        What makes the confidences of ``predict_proba`` true without labels.
+        ``"agreement"`` divides the logits by one temperature, found at the end of
+        ``fit``: the one by which the probabilities best predict the cluster of another
+        random view of an image, or for vectors, and without views, the clusters of near
+        neighbours in X. ``"none"`` leaves the logits as the method has them. Neither
+        changes a label.
     net_params
         Parameters of :class:`skorch.NeuralNet`, such as
         ``{"optimizer__weight_decay": 0.1}``, which ``get_params`` shows as
@@ -158,6 +165,10 @@ class SharedParameters(Declared):
         Centre of each cluster in the embedding. Empty clusters are left out.
     cluster_sizes_ : ndarray of shape (n_clusters,), int64
         Samples of each cluster.
+    temperature_ : float
+        Number by which the logits are divided before their softmax is
+        ``predict_proba``: above 1 the method was too sure of itself, below 1 too
+        cautious; 1 without calibration.
     history_ : list of dict
         One row an epoch: ``epoch``, ``loss`` and ``loss_...`` of each weighted part,
         ``lr``, ``seconds``, ``images_per_second``, and what the method reports.
@@ -196,6 +207,7 @@ class SharedParameters(Declared):
     lr: Positive = 2e-3
     device: str | torch.device = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    calibrate: Literal["agreement", "none"] = "agreement"
     net_params: dict | None = None
     callbacks: list | None = None
     checkpoint: str | os.PathLike | None = None

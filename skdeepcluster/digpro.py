@@ -302,7 +302,8 @@ class DigPro(DeepClusterer):
     prototype_weight
         Weight of the prototype-aggregation loss.
     group_temperature
-        Temperature of the dynamic-grouping loss, and of ``predict_proba``.
+        Temperature of the dynamic-grouping loss, and of ``predict_proba`` before it is
+        calibrated.
     prototype_temperature
         Temperature of the prototype-aggregation loss.
     group_momentum

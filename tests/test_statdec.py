@@ -1,5 +1,6 @@
 """StatDEC from data to labels."""
 
+import copy
 import math
 import pickle
 import warnings
@@ -208,7 +209,9 @@ def test_statistics_of_the_fitted_clusters(fitted):
     X, _, model = fitted
     assert model.cluster_cardinality_.shape == model.cluster_variance_.shape == (3,)
     assert model.cluster_cardinality_.sum() == pytest.approx(1.0, abs=1e-5)
-    proba = model.predict_proba(X)
+    uncalibrated = copy.copy(model)
+    uncalibrated.temperature_ = 1.0
+    proba = uncalibrated.predict_proba(X)
     np.testing.assert_allclose(model.cluster_cardinality_, proba.mean(0), atol=1e-4)
     assert (model.cluster_variance_ > 0).all()
     e = model.transform(X)

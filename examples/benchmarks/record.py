@@ -63,7 +63,7 @@ def write_runs(args, script, **result):
         What it measured.
     """
     device = resolve_device(args.device)
-    hidden = ("json", "packs")  # a record names no path of a machine
+    hidden = ("json", "packs", "features")  # a record names no path of a machine
     write(
         args.json,
         script=f"examples/benchmarks/{script}",

@@ -20,6 +20,7 @@ from .saved import check_training
 
 # what may differ between the run that was killed and the one that goes on
 FREE = {
+    "calibrate",
     "callbacks",
     "checkpoint",
     "checkpoint_every",

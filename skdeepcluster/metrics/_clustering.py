@@ -216,6 +216,21 @@ def expected_calibration_error(
     >>> expected_calibration_error(["cat", "cat", "dog", "dog"], proba)
     0.25
     """
+    sizes, correct, confidence = reliability(labels_true, proba, n_bins)
+    # |accuracy - confidence| times the share of the bin: the bin's size cancels
+    return float(np.abs(correct - confidence).sum() / sizes.sum())
+
+
+def reliability(
+    labels_true: ArrayLike, proba: ArrayLike, n_bins: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Sums over the bins of confidence: see :func:`expected_calibration_error`.
+
+    Returns
+    -------
+    sizes, correct, confidence : ndarrays of shape (n_bins,)
+        Samples of each bin, how many are correct, and the sum of their confidences.
+    """
     if not isinstance(n_bins, Integral) or isinstance(n_bins, bool) or n_bins < 1:
         raise ValueError(f"n_bins={n_bins!r} should be a positive integer.")
     if hasattr(proba, "detach"):
@@ -243,9 +258,11 @@ def expected_calibration_error(
     confidence = proba.max(axis=1)
     inner_edges = np.linspace(0, 1, n_bins + 1)[1:-1]
     in_bin = np.digitize(confidence, inner_edges, right=True)
-    # |accuracy - confidence| times the share of the bin: the bin's size cancels
-    gaps = np.bincount(in_bin, correct - confidence)
-    return float(np.abs(gaps).sum() / len(proba))
+    sizes, correct_of, confidence_of = (
+        np.bincount(in_bin, weights, minlength=n_bins)
+        for weights in (None, correct, confidence)
+    )
+    return sizes, correct_of, confidence_of
 
 
 def cluster_balance(labels_pred: ArrayLike, n_clusters: int | None = None) -> float:

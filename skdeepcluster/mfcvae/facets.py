@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
-from .._calibration import probabilities
+from .._calibration import probabilities, temperatures
 from .._engine.guard import guarded
 from .._estimator import DeepClusterer
 from .._input.images import expand
@@ -69,6 +69,11 @@ class FacetClusterer(DeepClusterer):
         Mixture of each facet, of shapes (k,), (k, d) and (k, d, d), or (k, d) for
         ``"diag"``, as in :class:`~sklearn.mixture.GaussianMixture`; empty clusters are
         left out, and the weights of the others sum to 1.
+    temperature_ : float
+        That of the primary facet: see ``facet_temperatures_``.
+    facet_temperatures_ : list of n_facets floats
+        Number by which the logits of each facet are divided before their softmax is
+        ``predict_proba``: 1 without calibration.
     facet_slices_ : list of n_facets slices
         Columns of each facet in what :meth:`transform` returns.
     """
@@ -89,6 +94,7 @@ class FacetClusterer(DeepClusterer):
             **super()._state(net),
             "facet_slices_": columns(p.latent_dims),
             "_kept_facets": [np.arange(k) for k in p.n_clusters],
+            "facet_temperatures_": [1.0] * len(p.n_clusters),
         }
 
     def _set_fitted(self, module, images):
@@ -103,6 +109,15 @@ class FacetClusterer(DeepClusterer):
         self.weights_, self.means_, self.covariances_ = map(
             list, zip(*mixtures, strict=True)
         )
+
+    def _calibrate(self, images):
+        module, kept = self.net_.module_, self._kept_facets
+        starts = np.cumsum([0, *module.p.n_clusters[:-1]])
+        own = [start + clusters for start, clusters in zip(starts, kept, strict=True)]
+        self.facet_temperatures_ = temperatures(
+            self.net_, images, module.facet_logits, own
+        )
+        self.temperature_ = self.facet_temperatures_[module.p.primary_facet]
 
     def _clusterings(self):
         asked = self.net_.module_.p.n_clusters
@@ -156,8 +171,9 @@ class FacetClusterer(DeepClusterer):
         Returns
         -------
         proba : list of n_facets ndarrays of shape (n, n_clusters), float32
-            The optimal q(c|x) of each facet; rows sum to 1. Empty clusters have
-            columns of 0, after the others.
+            The optimal q(c|x) of each facet, with its logarithm divided by that one of
+            ``facet_temperatures_`` and rows that sum to 1. Empty clusters have columns
+            of 0, after the others.
 
         Raises
         ------
@@ -167,9 +183,9 @@ class FacetClusterer(DeepClusterer):
             If X does not hold images of the fitted shape.
         """
         images = self._read(X, skip=True)
-        asked = self.net_.module_.p.n_clusters
-        pairs = zip(self._facet_logits(images), asked, strict=True)
-        return [expand(probabilities(*pair), images) for pair in pairs]
+        logits, asked = self._facet_logits(images), self.net_.module_.p.n_clusters
+        facets = zip(logits, asked, self.facet_temperatures_, strict=True)
+        return [expand(probabilities(*facet), images) for facet in facets]
 
     @guarded
     def predict(self, X, facet=None):
@@ -224,7 +240,8 @@ class FacetClusterer(DeepClusterer):
         images, facet = self._read(X, skip=True), self._check_facet(facet)
         logits = self._facet_logits(images)[facet]
         asked = self.net_.module_.p.n_clusters[facet]
-        return expand(probabilities(logits, asked), images)
+        temperature = self.facet_temperatures_[facet]
+        return expand(probabilities(logits, asked, temperature), images)
 
     def get_feature_names_out(self, input_features=None):
         """Name the columns of :meth:`transform`: ``facet0_z0``, ``facet0_z1``, ...

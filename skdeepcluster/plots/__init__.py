@@ -6,6 +6,7 @@ They need matplotlib: ``pip install skdeepcluster[plot]``.
 from ._facets import FacetsDisplay
 from ._generated import GeneratedSheetDisplay
 from ._history import HistoryDisplay
+from ._reliability import ReliabilityDisplay
 from ._sheet import ClusterSheetDisplay
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "FacetsDisplay",
     "GeneratedSheetDisplay",
     "HistoryDisplay",
+    "ReliabilityDisplay",
 ]

@@ -110,7 +110,7 @@ class StatDEC(DeepClusterer):
         Centres in the embedding, whose rows have unit length. Empty clusters are left
         out.
     cluster_cardinality_ : ndarray of shape (n_clusters,), float32
-        Mean soft assignment to each cluster.
+        Mean soft assignment to each cluster: ``predict_proba`` before it is calibrated.
     cluster_variance_ : ndarray of shape (n_clusters,), float32
         Mean squared distance per dimension of the samples of a cluster, weighted by
         their soft assignments, to the mean of the cluster.
