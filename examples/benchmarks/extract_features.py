@@ -1,8 +1,9 @@
 """Make the features that ``features.py`` clusters, out of images.
 
-A data set is a pack, an ``.npz`` file with ``images`` (n, H, W, 3), uint8, and ``labels``,
-or a folder with a folder of pictures for each class; none is part of the project. The
-images are drawn once, whatever their labels. It needs ``pip install skdeepcluster[pretrained]``.
+A data set is a pack, an ``.npz`` file with ``images`` (n, H, W, 3), uint8, and
+``labels``, or a folder with a folder of pictures for each class; none is part of the
+project. The images are drawn once, whatever their labels. What downloads nothing needs
+``pip install skdeepcluster[pretrained]``.
 
     python examples/benchmarks/extract_features.py --packs FOLDER --out FOLDER
 """

@@ -238,14 +238,14 @@ class TEMIHead(Heads):
     ----------
     n_clusters : int
     n_neighbors : int, default=20
-    n_heads : int, default=16
+    n_heads : int, default=4
     hidden, bottleneck : int, default=512 and 256
         Widths of the first two layers.
     beta : float, default=0.6
     temperature : float, default=0.1
-    n_steps : int, default=500
+    n_steps : int, default=400
     batch_size : int, default=256
-    learning_rate : float, default=1e-3
+    learning_rate : float, default=3e-4
         Of AdamW.
     scaling : {"standard", "l2", None}, default="standard"
     random_state : int, RandomState or None, default=None
@@ -260,14 +260,14 @@ class TEMIHead(Heads):
         self,
         n_clusters=8,
         n_neighbors=20,
-        n_heads=16,
+        n_heads=4,
         hidden=512,
         bottleneck=256,
         beta=0.6,
         temperature=0.1,
-        n_steps=500,
+        n_steps=400,
         batch_size=256,
-        learning_rate=1e-3,
+        learning_rate=3e-4,
         scaling="standard",
         random_state=None,
     ):

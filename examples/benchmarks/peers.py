@@ -56,13 +56,18 @@ class DenseGroups(ClusterMixin, BaseEstimator):
     It is not told the number of clusters, but the smallest share that may be one.
     """
 
-    def __init__(self, smallest=0.02, min_samples=10):
+    def __init__(self, smallest=0.04, min_samples=30):
         self.smallest = smallest
         self.min_samples = min_samples
 
     def fit(self, X, y=None):
         size = max(2, round(self.smallest * len(X)))
-        model = HDBSCAN(min_cluster_size=size, min_samples=self.min_samples, copy=True)
+        model = HDBSCAN(
+            min_cluster_size=size,
+            min_samples=self.min_samples,
+            cluster_selection_method="leaf",  # by mass, few clusters are left
+            copy=True,
+        )
         self.labels_ = model.fit_predict(X)
         noise = self.labels_ < 0
         self.noise_ = float(noise.mean())
@@ -80,7 +85,7 @@ def k_means(n_clusters, seed):
 
 
 def mixture(n_clusters, seed):
-    return GaussianMixture(n_clusters, n_init=3, random_state=seed)
+    return GaussianMixture(n_clusters, n_init=5, random_state=seed)
 
 
 def spectral(n_clusters, seed):
@@ -129,7 +134,7 @@ PEERS = {
     "k-means": (None, k_means),
     "k-means, L2-normalised": (None, after(Normalizer())(k_means)),
     "k-means, standardised": (None, after(StandardScaler())(k_means)),
-    "Gaussian mixture": (None, after(PCA(50, random_state=0))(mixture)),
+    "Gaussian mixture": (None, after(Normalizer(), PCA(30, random_state=0))(mixture)),
     "spectral": (None, spectral),
     "UMAP + k-means": (umap, k_means),
     "UMAP + Gaussian mixture": (umap, mixture),
