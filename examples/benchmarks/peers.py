@@ -8,18 +8,23 @@ images each of CIFAR-10 and of Imagenette, never on the other data of the table.
 
 import numpy as np
 import torch
-from heads import SCANHead, TEMIHead
+from heads import SCANHead, TEMIHead, scaled
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.cluster import HDBSCAN, KMeans, SpectralClustering
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestCentroid
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler, Normalizer, StandardScaler
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MinMaxScaler,
+    Normalizer,
+    StandardScaler,
+)
 
 from skdeepcluster import GCC, MFCVAE, SCL, DigPro, StatDEC
 
-EPOCHS = 15  # of ClustPy's methods, before and after the clusters are there
+EPOCHS = 5  # of ClustPy's methods, before and after the clusters are there
 
 
 def umap(X, seed):
@@ -103,18 +108,23 @@ def after(*steps):
     return behind
 
 
-def clustpy(name, scaler=StandardScaler, **params):
-    """A method of ClustPy, on scaled features and for few epochs."""
+def centred(X):
+    """Centred rows of one length, at which a feature has a variance of about 1."""
+    return scaled(torch.from_numpy(np.asarray(X)), "l2").numpy()
+
+
+def clustpy(name, scaler=None):
+    """A method of ClustPy, for few epochs, on centred rows where nothing is said."""
 
     def make(n_clusters, seed):
         from clustpy import deep
 
-        epochs = {"pretrain_epochs": EPOCHS, "clustering_epochs": EPOCHS}
         return make_pipeline(
-            scaler(),
+            FunctionTransformer(centred) if scaler is None else scaler(),
             getattr(deep, name)(
                 n_clusters=n_clusters,
-                **{**epochs, **params},
+                pretrain_epochs=EPOCHS,
+                clustering_epochs=EPOCHS,
                 device=torch.device("cpu"),
                 random_state=seed,
             ),
