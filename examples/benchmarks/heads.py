@@ -130,6 +130,14 @@ class Heads(ClusterMixin, BaseEstimator):
             With ``labels_`` (n,), and ``losses_`` (H,), one for each head.
         """
         X = validate_data(self, X, dtype=np.float32, ensure_min_samples=2)
+        # sure heads have gradients so small that a processor takes ten times as long
+        torch.set_flush_denormal(True)
+        try:
+            return self._fit(X)
+        finally:
+            torch.set_flush_denormal(False)
+
+    def _fit(self, X):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.generator_ = torch.Generator().manual_seed(seed)
         rows = scaled(torch.from_numpy(X), self.scaling)
