@@ -51,6 +51,20 @@ def long_tail(record):
     return rows
 
 
+def features(record):
+    """Rows of the comparison on features that are given, as of ``long_tail``."""
+    header = ["features", "n", "ratio", "method", "seeds", "clusters"]
+    rows = [[*header, "ACC", "balanced ACC", "NMI", "ARI", "CPU s"]]
+    keys = ("acc", "balanced", "nmi", "ari")
+    for (data, ratio, method), runs in grouped(record, "data", "ratio", "method"):
+        scores = [mean_and_spread([run[key] for run in runs]) for key in keys]
+        n = f"{statistics.median(run['n'] for run in runs):,.0f}"
+        found = "–".join(f"{k}" for k in extremes([run["n_found"] for run in runs]))
+        about = [data, n, f"{ratio:g}", method, str(len(runs)), found]
+        rows.append([*about, *scores, cpu_seconds(runs)])
+    return rows
+
+
 def outliers(record):
     """Rows of how well foreign images are told from those that were clustered."""
     rows = [["images", "foreign", "method", "seeds", "AUROC", "ACC", "CPU s"]]
@@ -291,6 +305,7 @@ TABLES = {
     "crowd": crowd,
     "real_images": real_images,
     "long_tail": long_tail,
+    "features": features,
     "outliers": outliers,
     "facets": facets,
     "paper_mnist": paper_mnist,
@@ -318,6 +333,11 @@ def grouped(record, *keys):
             order[k].index(v) for k, v in zip(keys, group[0], strict=True)
         ],
     )
+
+
+def extremes(values):
+    """The least and the greatest value, or the only one."""
+    return sorted({min(values), max(values)})
 
 
 def cpu_seconds(runs):

@@ -97,9 +97,10 @@ class SharedParameters(Declared):
         they were X, by an ``"mlp"``: minutes become seconds. A module of your own that
         is not trained is given images in [0, 1].
     augment
-        Random views of the images: ``"simclr"``, ``"digits"``, ``"weak"``,
-        ``"vector"``, ``"none"``, or a callable that maps (b, C, H, W) in [0, 1] to the
-        same shape. ``"auto"`` is ``"vector"`` for vectors, ``"digits"`` for one
+        Random views of the images: ``"simclr"``, ``"digits"``, ``"weak"``; of vectors:
+        ``"neighbors"`` (random ones of a row and its 10 nearest) or ``"vector"`` (noise
+        and masks); ``"none"``, or a callable that maps (b, C, H, W) in [0, 1] to the
+        same shape. ``"auto"`` is ``"neighbors"`` for vectors, ``"digits"`` for one
         channel, else ``"simclr"``, which mirrors and recolours. What you make invariant
         you stop clustering by.
     standardize

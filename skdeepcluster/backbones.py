@@ -18,13 +18,16 @@ MAX_CONV_SIZE = 32
 
 
 def mlp(image_shape: tuple[int, int, int], hidden: int = 512) -> tuple[nn.Module, int]:
-    """Two hidden layers for vectors, or for flattened images.
+    """One hidden layer for vectors, or for flattened images.
+
+    The projector or the head of a method follows with another one: on features of a
+    pretrained network more depth does not pay.
 
     Parameters
     ----------
     image_shape : tuple (C, H, W)
     hidden : int
-        Width of both layers.
+        Width of the layer.
 
     Returns
     -------
@@ -33,11 +36,8 @@ def mlp(image_shape: tuple[int, int, int], hidden: int = 512) -> tuple[nn.Module
     width : int
     """
     n_features = image_shape[0] * image_shape[1] * image_shape[2]
-    layers = []
-    for n_in in (n_features, hidden):
-        layers += [nn.Linear(n_in, hidden, bias=False), nn.BatchNorm1d(hidden)]
-        layers.append(nn.ReLU())
-    return nn.Sequential(nn.Flatten(), *layers), hidden
+    layers = nn.Linear(n_features, hidden, bias=False), nn.BatchNorm1d(hidden)
+    return nn.Sequential(nn.Flatten(), *layers, nn.ReLU()), hidden
 
 
 def conv(

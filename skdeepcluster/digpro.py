@@ -14,6 +14,7 @@ from ._engine.protocol import ClusterModule
 from ._engine.randomness import generator
 from ._engine.schedules import WarmupCosine
 from ._estimator import DeepClusterer
+from ._input.layouts import is_vector
 from ._parameters import AtLeastTwo, Auto, Count, NonNegative, Positive, Share
 from .augment import simclr
 from .backbones import make_encoder
@@ -298,7 +299,9 @@ class DigPro(DeepClusterer):
     instance_temperature
         Temperature of the instance term ``"contrast"``.
     group_weight
-        Weight of the dynamic-grouping loss.
+        Weight of the dynamic-grouping loss. ``"auto"`` is 0.3 for images and 0 for
+        vectors: with neighbours as views, on features of a pretrained network, the
+        groups settle early on whatever the seed began with.
     prototype_weight
         Weight of the prototype-aggregation loss.
     group_temperature
@@ -310,8 +313,8 @@ class DigPro(DeepClusterer):
         Share of a group that stays when a batch moves it.
     group_reset
         When the groups start afresh: ``"epoch"``, from the prototypes after each epoch;
-        a number of steps, from a k-means of recent projections; ``"n_clusters"``, the
-        same after as many steps as there are clusters.
+        a number of steps, from a k-means of recent projections; ``"n_clusters"``, after
+        as many steps as there are clusters.
     bank_size
         Recent projections that are clustered when the groups start afresh. ``"auto"``
         holds those since the last start. Unused with ``group_reset="epoch"``.
@@ -322,7 +325,8 @@ class DigPro(DeepClusterer):
         Standard deviation of the noise on the projections that ``"alignment"`` predicts
         from, after the warm-up.
     warmup
-        Share of the training without the prototype-aggregation loss.
+        Share of the training without the prototype-aggregation loss. ``"auto"`` is 0.3
+        for images and 0.6 for vectors.
     lr_warmup
         Share of the training in which the learning rate rises.
     feature_dim
@@ -370,7 +374,7 @@ class DigPro(DeepClusterer):
 
     instance: Literal["contrast", "alignment"] = "contrast"
     instance_temperature: Positive = 0.5
-    group_weight: NonNegative = 0.3
+    group_weight: NonNegative | Auto = "auto"
     prototype_weight: NonNegative = 0.5
     group_temperature: Positive = 0.1
     prototype_temperature: Positive = 0.5
@@ -379,7 +383,7 @@ class DigPro(DeepClusterer):
     bank_size: Count | Auto = "auto"
     ema_momentum: Share = 0.99
     noise_std: NonNegative = 1e-3
-    warmup: Share = 0.3
+    warmup: Share | Auto = "auto"
     lr_warmup: Share = 0.05
     feature_dim: AtLeastTwo = 64
     hidden_dim: Count = 512
@@ -441,6 +445,11 @@ class DigPro(DeepClusterer):
 
     def _resolve(self, data):
         super()._resolve(data)
+        vectors = is_vector(data.image_shape)
+        if self.group_weight == "auto":
+            self.group_weight = 0.0 if vectors else 0.3
+        if self.warmup == "auto":
+            self.warmup = 0.6 if vectors else 0.3
         if self.group_reset == "n_clusters":
             self.group_reset = self.n_clusters
         if self.group_reset == "epoch":

@@ -106,14 +106,14 @@ def make_augmentation(
 ) -> Callable[[Tensor], Tensor]:
     """Return the augmentation that an estimator's `augment` stands for.
 
-    What you make invariant you stop clustering by. ``"auto"`` is ``"vector"`` for
+    What you make invariant you stop clustering by. ``"auto"`` is ``"neighbors"`` for
     vectors, ``"digits"`` for one-channel images and ``"simclr"`` for all others,
     which **mirrors and recolours**. To cluster by colour or by orientation pass
     ``"weak"``, or a callable that changes only what does not matter to you.
 
     Parameters
     ----------
-    augment : "auto", "none", a name in RECIPES or callable
+    augment : "auto", "none", "neighbors", a name in RECIPES or callable
         A callable maps a batch (b, C, H, W) to one of the same shape, and is
         returned as it is: images in [0, 1], or vectors (b, 1, 1, d).
     image_shape : (int, int, int)
@@ -127,7 +127,15 @@ def make_augmentation(
     TypeError
         If `augment` is neither a string nor callable.
     """
+    vectors = image_shape[0] == image_shape[1] == 1
     if not isinstance(augment, str):
+        if isinstance(augment, Neighbors) and not vectors:
+            raise ValueError(
+                f"augment={augment!r} is for vectors, but X holds images of shape "
+                f"{tuple(image_shape)}, whose pixels tell little of what they show. "
+                "Pass features of a pretrained network (ImageEncoder, or backbone=... "
+                "with trainable='none')."
+            )
         if callable(augment):
             return augment
         raise TypeError(
@@ -136,8 +144,8 @@ def make_augmentation(
         )
     if augment == "none":
         return nn.Identity()
-    if image_shape[0] == image_shape[1] == 1:
-        kind, known, auto = "vectors", ["vector"], "vector"
+    if vectors:
+        kind, known, auto = "vectors", ["neighbors", "vector"], "neighbors"
         hint = "; flattened images need image_shape=(C, H, W)"
     else:
         kind, known, hint = "images", sorted(RECIPES.keys() - {"vector"}), ""
@@ -149,4 +157,4 @@ def make_augmentation(
             f"pass 'auto', one of {known}, 'none' or a callable from batch to batch"
             f"{hint}."
         )
-    return RECIPES[name]()
+    return Neighbors() if name == "neighbors" else RECIPES[name]()
