@@ -20,6 +20,7 @@ from ._engine.net import ClusterNet
 from ._engine.randomness import forked, generator
 from ._input.images import Images
 from ._input.layouts import is_vector
+from .neighbors import nearest_neighbors
 
 ROWS = 2000  # that the temperature is found on
 POOLED = 32  # pixels a side, of images that are compared as they are
@@ -104,21 +105,6 @@ class Part:
             yield self.images[rows][0]
 
 
-def nearest(vectors: Tensor, n_neighbors: int) -> Tensor:
-    """Rows of the nearest others by cosine, from the mean of all: (n, n_neighbors).
-
-    Parameters
-    ----------
-    vectors : tensor of shape (n, d)
-        Some thousand at most: all pairs are compared at once.
-    n_neighbors : int
-        Less than n.
-    """
-    unit = F.normalize(vectors - vectors.mean(0), dim=1)
-    cosine = (unit @ unit.T).fill_diagonal_(-2)
-    return cosine.topk(n_neighbors, dim=1).indices
-
-
 def as_they_are(unit: Tensor) -> Tensor:
     """Return vectors, or the pixels of images, which are made small if they are not."""
     if max(unit.shape[2:]) > POOLED and not is_vector(tuple(unit.shape[1:])):
@@ -159,7 +145,8 @@ def temperatures(net: ClusterNet, images, function, columns) -> list[float]:
             partners = torch.arange(len(part)).unsqueeze(1)
         else:
             most = n_partners(len(part), min(map(len, columns)))
-            partners = nearest(net.evaluate(part, as_they_are), most).cpu()
+            rows = net.evaluate(part, as_they_are)
+            partners = nearest_neighbors(rows - rows.mean(0), most)
     found = []
     for own in columns:
         few = partners[:, : n_partners(len(part), len(own))]

@@ -179,7 +179,7 @@ class DeepClusterer(
         scaling, neighbors = Scaling(images, self.standardize, self.n_components), None
         if isinstance(augmentation, Neighbors):
             device = resolve_device(self.device)
-            neighbors = augmentation.graph(images, scaling, device)
+            neighbors = augmentation.graph(images, scaling, self._n_clusters, device)
         shape = scaling.shape(images.shape)
         return DataFacts(shape, len(images), scaling, augmentation, neighbors)
 

@@ -283,11 +283,10 @@ class DigPro(DeepClusterer):
     different clusters apart. After every epoch spherical k-means over the averaged
     network's features gives the pseudo-labels of the next one (E-step).
 
-    The equations are those that the authors' released code computes; the body of the
-    paper could not be read. By default the instance term is contrastive (InfoNCE) and
-    the settings are made for minutes on two cores; ``DigPro(k,
-    **DigPro.paper_settings())`` has those of the released code. The user guide lists
-    the departures of both.
+    The equations are those of the authors' released code; the body of the paper could
+    not be read. By default the instance term is contrastive (InfoNCE) and the settings
+    are made for minutes on two cores; ``DigPro(k, **DigPro.paper_settings())`` has
+    those of the released code. The user guide lists the departures of both.
 
     Parameters
     ----------
@@ -300,8 +299,7 @@ class DigPro(DeepClusterer):
         Temperature of the instance term ``"contrast"``.
     group_weight
         Weight of the dynamic-grouping loss. ``"auto"`` is 0.3 for images and 0 for
-        vectors: with neighbours as views, on features of a pretrained network, the
-        groups settle early on whatever the seed began with.
+        vectors, where groups settle early on what the seed began with.
     prototype_weight
         Weight of the prototype-aggregation loss.
     group_temperature
@@ -313,8 +311,7 @@ class DigPro(DeepClusterer):
         Share of a group that stays when a batch moves it.
     group_reset
         When the groups start afresh: ``"epoch"``, from the prototypes after each epoch;
-        a number of steps, from a k-means of recent projections; ``"n_clusters"``, after
-        as many steps as there are clusters.
+        a number of steps, or as many as ``"n_clusters"``, from recent projections.
     bank_size
         Recent projections that are clustered when the groups start afresh. ``"auto"``
         holds those since the last start. Unused with ``group_reset="epoch"``.
@@ -322,8 +319,7 @@ class DigPro(DeepClusterer):
         Share of the averaged network that stays in a step. With ``"contrast"`` it is
         smaller in the first steps.
     noise_std
-        Standard deviation of the noise on the projections that ``"alignment"`` predicts
-        from, after the warm-up.
+        Standard deviation of the noise on projections, for ``"alignment"``.
     warmup
         Share of the training without the prototype-aggregation loss. ``"auto"`` is 0.3
         for images and 0.6 for vectors.
@@ -334,7 +330,7 @@ class DigPro(DeepClusterer):
     hidden_dim
         Width of the hidden layers of projector and predictor.
     predictor_lr_scale
-        Factor of the learning rate of the predictor, which ``"alignment"`` has.
+        Factor of the learning rate of the predictor, for ``"alignment"``.
     n_init
         Random starts of the k-means after each epoch, beside a start from the last
         centres. The last k-means takes 10 at least.
@@ -392,26 +388,22 @@ class DigPro(DeepClusterer):
 
     @staticmethod
     def paper_settings() -> dict:
-        """Keyword arguments of the released configuration.
+        """Keyword arguments of the released code's ImageNet-10 run.
 
-        Those of the authors' ImageNet-10 run: ResNet-18 with the small-image stem,
-        SGD, 1000 epochs of batches of 128, teacher momentum 0.98604 (the released code
-        averages twice a step, by 0.99 and by 0.996), groups reset every ``n_clusters``
-        steps. Not for a CPU. What stays different: images are normalised by their own
-        mean and standard deviation, not by ImageNet's; the k-means of the E-step also
-        starts from the last centres, that of a reset is spherical and starts from the
-        groups; empty centres are re-seeded; the teacher moves by 0.98604 in the steps
-        of a reset, too (the released code: by 0.996).
+        ResNet-18 with the small-image stem, SGD, 1000 epochs of batches of 128, teacher
+        momentum 0.98604 (the released code averages twice a step, by 0.99 and by
+        0.996). Not for a CPU. What stays different: images are normalised by their own
+        moments; the k-means of the E-step also starts from the last centres, that of a
+        reset is spherical and starts from the groups; empty centres are re-seeded; the
+        teacher moves as fast in the steps of a reset (the released code: by 0.996).
 
         Returns
         -------
         settings : dict
-            For ``DigPro(n_clusters, **DigPro.paper_settings())``.
 
         References
         ----------
-        The authors' code, github.com/Regan-Zhang/DigPro at dfa30b3, ``config/`` and
-        ``models/``.
+        github.com/Regan-Zhang/DigPro at dfa30b3, ``config/`` and ``models/``.
         """
         return {
             "backbone": "resnet18",
@@ -445,11 +437,9 @@ class DigPro(DeepClusterer):
 
     def _resolve(self, data):
         super()._resolve(data)
-        vectors = is_vector(data.image_shape)
-        if self.group_weight == "auto":
-            self.group_weight = 0.0 if vectors else 0.3
-        if self.warmup == "auto":
-            self.warmup = 0.6 if vectors else 0.3
+        weight, warmup = (0.0, 0.6) if is_vector(data.image_shape) else (0.3, 0.3)
+        self.group_weight = weight if self.group_weight == "auto" else self.group_weight
+        self.warmup = warmup if self.warmup == "auto" else self.warmup
         if self.group_reset == "n_clusters":
             self.group_reset = self.n_clusters
         if self.group_reset == "epoch":

@@ -16,7 +16,6 @@ from skdeepcluster._calibration import (
     best_temperature,
     has_views,
     n_partners,
-    nearest,
     probabilities,
     sampled_rows,
     temperatures,
@@ -25,6 +24,7 @@ from skdeepcluster._engine.checkpoint import identity_of
 from skdeepcluster._engine.randomness import generators, seeded
 from skdeepcluster._input.images import Images
 from skdeepcluster.metrics import expected_calibration_error
+from skdeepcluster.neighbors import nearest_neighbors
 
 X = make_stripes()[0]
 
@@ -104,7 +104,7 @@ def test_neighbors_are_the_nearest_by_angle():
     points = np.random.default_rng(0).normal(3, 1, size=(50, 6)).astype(np.float32)
     search = NearestNeighbors(n_neighbors=5, metric="cosine")
     expected = search.fit(points - points.mean(0)).kneighbors(return_distance=False)
-    found = nearest(torch.from_numpy(points), 5)
+    found = nearest_neighbors(torch.from_numpy(points - points.mean(0)), 5)
     np.testing.assert_array_equal(found.numpy(), expected)
 
 

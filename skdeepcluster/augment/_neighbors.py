@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +22,16 @@ class Neighbors(nn.Module):
     Parameters
     ----------
     n_neighbors : int, default=10
-        Nearest rows of X by cosine, of which one is drawn for each view; fewer if X has
-        fewer rows.
+        Nearest rows of X by cosine, of which one is drawn for each view, or the row
+        itself; no more than half of the mean size of a cluster.
     then : callable, default=None
         What is done to the rows drawn: it maps (b, 1, 1, d), centred and at unit scale,
         to the same shape.
+
+    Raises
+    ------
+    ValueError
+        If ``n_neighbors`` is no positive integer.
 
     References
     ----------
@@ -43,13 +49,15 @@ class Neighbors(nn.Module):
 
     def __init__(self, n_neighbors: int = 10, then: Callable | None = None):
         super().__init__()
+        if not isinstance(n_neighbors, Integral) or n_neighbors < 1:
+            raise ValueError(f"n_neighbors={n_neighbors!r} should be an integer >= 1.")
         self.n_neighbors, self.then = n_neighbors, then
 
     def extra_repr(self):
         """Show the settings in ``repr``."""
         return f"n_neighbors={self.n_neighbors}"
 
-    def graph(self, images: Images, scaling: Scaling, device) -> Tensor:
+    def graph(self, images: Images, scaling: Scaling, n_clusters, device) -> Tensor:
         """Find the neighbours of all rows.
 
         Parameters
@@ -58,6 +66,7 @@ class Neighbors(nn.Module):
             Vectors.
         scaling : Scaling
             Centres them.
+        n_clusters : int
         device : torch.device
             Where to compare them.
 
@@ -66,7 +75,7 @@ class Neighbors(nn.Module):
         neighbors : int64 tensor of shape (n, k)
         """
         rows = torch.cat([scaling(raw).flatten(1) for raw in images.chunks()])
-        k = min(self.n_neighbors, len(rows) - 1)
+        k = min(self.n_neighbors, max(1, len(rows) // (2 * n_clusters)))
         return nearest_neighbors(rows.to(device), k)
 
     def forward(self, x: Tensor) -> Tensor:
