@@ -45,7 +45,12 @@ from .callbacks import (
     with_callbacks,
 )
 from .distances import simplified_silhouette
-from .pretrained.backbone import backbone_in_training, check_pretrained, with_own_rate
+from .pretrained.backbone import (
+    backbone_in_training,
+    check_pretrained,
+    file_shape,
+    with_own_rate,
+)
 from .pretrained.frozen import Frozen, read_features, train_on_features
 
 
@@ -154,13 +159,15 @@ class DeepClusterer(
     def _fit(self, X, y):
         resolve_device(self.device)  # errors, before files are read
         check_pretrained(self)
-        images, self.layout_ = as_images(self, X, self.image_shape, skip=True)
+        images, self.layout_ = as_images(
+            self, X, self.image_shape, skip=True, file_shape=file_shape(self)
+        )
         self.skipped_ = images.rows.skipped if images.rows else []
         self.image_shape_ = self.layout_.shape
         check_enough(len(images), self._n_clusters)
-        with (
-            signals() as asked
-        ):  # from here on: imports of torch must not be broken off
+        features = (1, 1, 1) if self.trainable == "none" else self.image_shape_
+        make_augmentation(self.augment, features)  # errors, before they are computed
+        with signals() as asked:  # imports of torch must not be broken off
             try:
                 images, self.encoder_ = train_on_features(self, images)
                 data = self._facts_of(images)
@@ -433,9 +440,8 @@ class DeepClusterer(
         if len(self.cluster_centers_) < 2:
             return -1.0
         module = self.net_.module_
-        return simplified_silhouette(
-            self.net_.evaluate(images, module.encode), module.centers[self._kept]
-        )
+        embedding = self.net_.evaluate(images, module.encode)
+        return simplified_silhouette(embedding, module.centers[self._kept])
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

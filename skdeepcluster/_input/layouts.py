@@ -192,7 +192,7 @@ def as_images(
         if stream:
             images = open_files(estimator, X, shape or file_shape, fitted)
         else:
-            images = read_files(estimator, X, shape, fitted, skip)
+            images = read_files(estimator, X, shape or file_shape, fitted, skip)
         return images, Layout(images.shape, False, images.shape, images.dtype)
     X = as_array(X)
     last, row_shape = False, None

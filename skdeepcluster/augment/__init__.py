@@ -146,14 +146,15 @@ def make_augmentation(
         return nn.Identity()
     if vectors:
         kind, known, auto = "vectors", ["neighbors", "vector"], "neighbors"
-        hint = "; flattened images need image_shape=(C, H, W)"
+        hint = "; flattened images need image_shape=(C, H, W), and what a frozen "
+        hint += "network gives (trainable='none') are vectors, too"
     else:
         kind, known, hint = "images", sorted(RECIPES.keys() - {"vector"}), ""
         auto = "digits" if image_shape[0] == 1 else "simclr"
     name = auto if augment == "auto" else augment
     if name not in known:
         raise ValueError(
-            f"augment={name!r} is no recipe for {kind} of shape {tuple(image_shape)}; "
+            f"augment={name!r} is no recipe for {kind}; "
             f"pass 'auto', one of {known}, 'none' or a callable from batch to batch"
             f"{hint}."
         )

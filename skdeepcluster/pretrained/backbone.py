@@ -74,6 +74,23 @@ def load_backbone(p) -> Pretrained:
     return network if p.trainable == "all" else network.freeze()
 
 
+def file_shape(p) -> tuple[int, int, int] | None:
+    """Return the shape that a pretrained backbone takes, to decode image files to.
+
+    Parameters
+    ----------
+    p : DeepClusterer
+        That :func:`check_pretrained` let pass.
+
+    Returns
+    -------
+    shape : tuple (C, H, W) or None
+        None if nothing asks for one.
+    """
+    side = load_backbone(p).size if is_pretrained(p) else None
+    return side and (3, side, side)
+
+
 def backbone_in_training(p) -> str | nn.Module:
     """Return what trains in place of the backbone of an estimator.
 

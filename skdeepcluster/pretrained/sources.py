@@ -6,6 +6,7 @@ import difflib
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -74,7 +75,7 @@ def find_source(model: str, weights, image_size: int | None) -> Source:
         If the library of the model is not installed.
     """
     if model.startswith(TIMM):
-        return _of_timm(model)
+        return _of_timm(model, image_size)
     if model in LITE:
         return _of_wheel(model, image_size)
     return _of_torchvision(model, weights)
@@ -194,15 +195,19 @@ def _interpolation(name):
 # -- timm ------------------------------------------------------------------------------
 
 
-def _of_timm(model):
+def _of_timm(model, image_size):
     timm = _installed("timm", "timm", model)
     name = model.removeprefix(TIMM)
     if not timm.is_model(name):
         _raise_unknown(model)
+    make = partial(timm.create_model, name, num_classes=0)
     try:
-        network = timm.create_model(name, pretrained=False, num_classes=0)
+        network = make(pretrained=False)
     except RuntimeError:  # no weights have the tag behind the name
         _raise_unknown(model)
+    if image_size and network.pretrained_cfg.get("fixed_input_size"):
+        make = partial(make, img_size=image_size)  # resamples what it knows of places
+        network = make(pretrained=False)
     config = timm.data.resolve_model_data_config(network)
     told = network.pretrained_cfg
     last = told.get("classifier") or ()
@@ -213,13 +218,13 @@ def _of_timm(model):
         std=tuple(config["std"]),
         size=config["input_size"][-1],
         interpolation=_interpolation(config["interpolation"]),
-        default=lambda: _downloaded_by_timm(timm, name, told),
+        default=lambda: _downloaded_by_timm(make, name, told),
     )
 
 
-def _downloaded_by_timm(timm, name, told):
+def _downloaded_by_timm(make, name, told):
     try:
-        network = timm.create_model(name, pretrained=True, num_classes=0)
+        network = make(pretrained=True)
     except Exception as error:  # of whatever library downloads
         hub = told.get("hf_hub_id")
         page = f"https://huggingface.co/{hub}" if hub else told.get("url")
