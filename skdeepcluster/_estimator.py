@@ -290,7 +290,7 @@ class DeepClusterer(
             self._calibrate(images)
         for name in self._per_sample:
             setattr(self, name, expand(getattr(self, name), images))
-        net.checkpoint = None
+        net.checkpoint = net.batches = None  # which know each row
         net.trim_for_prediction()  # nothing in it points back at the estimator
 
     def _calibrate(self, images):
