@@ -148,7 +148,8 @@ class DeepClusterer(
             If a loss becomes NaN or infinite.
         """
         sizes = sizes_fit(self.get_params(deep=False))
-        with pinned(), watched(), seeded(make_seed(self.random_state)), sizes:
+        seed = make_seed(self._plain_values()["random_state"])
+        with pinned(), watched(), seeded(seed), sizes:
             return self._fit(X, y)
 
     def _fit(self, X, y):

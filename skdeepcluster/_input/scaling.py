@@ -283,7 +283,7 @@ def _principal(images, low, span, n_components):
 def _unit(images, low, span, components):
     """Root of the mean variance of scaled vectors, or of their components."""
     step = -(-len(images) // MAX_SAMPLES)
-    total, count = 0.0, 0
+    total, count = torch.zeros((), dtype=torch.float64), 0
     for start in range(0, len(images), CHUNK * step):
         raw = images[start : start + CHUNK * step : step][0]
         rows = ((raw.double() - low) / span).float()
