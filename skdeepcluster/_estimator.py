@@ -153,7 +153,8 @@ class DeepClusterer(
             If a loss becomes NaN or infinite.
         """
         sizes = sizes_fit(self.get_params(deep=False))
-        with pinned(), watched(), seeded(make_seed(self.random_state)), sizes:
+        seed = make_seed(self._plain_values()["random_state"])
+        with pinned(), watched(), seeded(seed), sizes:
             return self._fit(X, y)
 
     def _fit(self, X, y):
@@ -297,7 +298,7 @@ class DeepClusterer(
             self._calibrate(images)
         for name in self._per_sample:
             setattr(self, name, expand(getattr(self, name), images))
-        net.checkpoint = None
+        net.checkpoint = net.batches = None  # which know each row
         net.trim_for_prediction()  # nothing in it points back at the estimator
 
     def _calibrate(self, images):

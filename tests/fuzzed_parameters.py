@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from skorch.callbacks import EarlyStopping, EpochScoring
 from torch import nn
 
+from skdeepcluster.augment import Neighbors
 from skdeepcluster.gcc import Generated
 
 ODD = [
@@ -97,6 +98,7 @@ OF = {
             5,
             nn.Identity(),
         ),
+        *("neighbors", Neighbors(3), Neighbors, Neighbors(1, then=lambda x: x[:1])),
         *(nn.Identity, lambda x: x, lambda x: None, lambda x: x[:1], len),
         *(lambda x: x * float("nan"), lambda x: x.double(), lambda x: x.numpy()),
         *(

@@ -251,7 +251,7 @@ def test_weak_and_digits_keep_colour():
 @pytest.mark.parametrize(
     ("augmentation", "shape", "recipe"),
     [
-        ("auto", (1, 1, 64), "vector"),
+        ("auto", (1, 1, 64), "neighbors"),
         ("auto", (1, 28, 28), "digits"),
         ("auto", (3, 32, 32), "simclr"),
         ("auto", (4, 32, 32), "simclr"),
@@ -261,11 +261,13 @@ def test_weak_and_digits_keep_colour():
         ("digits", (3, 32, 32), "digits"),
         ("simclr", (1, 28, 28), "simclr"),
         ("vector", (1, 1, 64), "vector"),
+        ("neighbors", (1, 1, 64), "neighbors"),
     ],
 )
 def test_make_augmentation_chooses(augmentation, shape, recipe):
     module = augment.make_augmentation(augmentation, shape)
-    assert repr(module) == repr(augment.RECIPES[recipe]())
+    recipes = {**augment.RECIPES, "neighbors": augment.Neighbors}
+    assert repr(module) == repr(recipes[recipe]())
     x = torch.rand(4, *shape)
     assert module(x).shape == x.shape
 
@@ -289,7 +291,8 @@ def test_make_augmentation_returns_a_callable_as_it_is(own):
             (1, 1, 9),
             ValueError,
             r"augment='simclr' is no recipe for vectors of shape \(1, 1, 9\); pass "
-            r"'auto', one of \['vector'\].* flattened images need image_shape",
+            r"'auto', one of \['neighbors', 'vector'\].* flattened images need "
+            "image_shape",
         ),
         (
             "vector",
@@ -303,6 +306,12 @@ def test_make_augmentation_returns_a_callable_as_it_is(own):
             (3, 8, 8),
             TypeError,
             r"augment=None is neither .*'none' or a callable",
+        ),
+        (
+            augment.Neighbors,
+            (1, 1, 9),
+            TypeError,
+            r"augment is the class Neighbors; pass an instance, such as Neighbors\(\)",
         ),
         (3, (3, 8, 8), TypeError, r"augment=3 is neither a string nor callable"),
     ],

@@ -1,6 +1,7 @@
 """Backbones: what each name and each module of the user turns images into."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -58,6 +59,8 @@ def test_widths(name, expected):
 def test_vectors():
     network, width = make_backbone("mlp", VECTORS)
     check(network, width, VECTORS)
+    (layer,) = (part for part in network if isinstance(part, nn.Linear))  # one is left
+    assert layer.weight.shape == (512, math.prod(VECTORS))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 8), (2, 3, 3), (1, 4, 1)], ids=str)

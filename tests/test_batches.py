@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from skdeepcluster._engine.batches import EpochBatches, WeightedBatches
+from skdeepcluster._engine.batches import (
+    EpochBatches,
+    NeighborBatches,
+    WeightedBatches,
+)
 from skdeepcluster._engine.protocol import Clock
 from skdeepcluster._settings import Budget
 
@@ -41,6 +45,38 @@ def test_batches_are_shuffled_and_drop_another_remainder():
     assert set(range(35)) - set(first.tolist()) != set(range(35)) - set(second.tolist())
     torch.manual_seed(0)
     assert torch.equal(torch.cat(list(EpochBatches(35, 16))), first)
+
+
+NEIGHBORS = torch.stack([(torch.arange(35) + step) % 35 for step in (1, 7, 12)], dim=1)
+
+
+def test_batches_of_neighbors_are_those_of_an_epoch():
+    torch.manual_seed(0)
+    sampler = NeighborBatches(NEIGHBORS, batch_size=16, n_views=2)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == EpochBatches.count(35, 16)
+    assert [batch.shape for batch in batches] == [(3, 16)] * 2
+    assert all(batch.dtype == torch.int64 for batch in batches)
+    own = torch.cat([batch[0] for batch in batches])
+    assert len(own.unique()) == len(own) == 32
+    torch.manual_seed(0)
+    again = list(NeighborBatches(NEIGHBORS, batch_size=16, n_views=2))
+    assert all(map(torch.equal, batches, again))
+
+
+@pytest.mark.parametrize("n_views", [1, 2, 3])
+def test_each_view_is_the_row_or_one_of_its_neighbors_equally_often(n_views):
+    torch.manual_seed(0)
+    sampler = NeighborBatches(NEIGHBORS, batch_size=16, n_views=n_views)
+    rows = torch.cat([batch for _ in range(100) for batch in sampler], dim=1)
+    steps = (rows[1:] - rows[0]) % 35
+    n = steps.shape[1]
+    for view in steps:
+        assert set(view.tolist()) == {0, 1, 7, 12}
+        for step in (0, 1, 7, 12):  # five standard errors of a share of 1/4
+            assert abs((view == step).float().mean() - 0.25) < 5 * (0.1875 / n) ** 0.5
+    for other in steps[1:]:  # drawn independently: one of four is the same
+        assert abs((steps[0] == other).float().mean() - 0.25) < 5 * (0.1875 / n) ** 0.5
 
 
 def test_weighted_batches_follow_the_weights():

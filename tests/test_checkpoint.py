@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from estimators import ESTIMATORS, each_estimator, make_stripes
+from estimators import ESTIMATORS, each_estimator, fitted, make_stripes
 from sklearn.base import clone
 from skorch.callbacks import Checkpoint as SkorchCheckpoint
 from skorch.callbacks import LoadInitState
@@ -90,7 +90,7 @@ def killed(estimator, *where, X=X, **how):
 @needs_fork
 @each_estimator
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(estimator, tmp_path):
-    whole = quietly(clone(estimator))
+    whole = fitted(type(estimator).__name__)
     model = saving(estimator, tmp_path)
     # in the first write, in the second one before the file is there, and after it
     assert killed(model, os, "fsync", 1)
@@ -110,6 +110,11 @@ def rounds(**params):
     return clone(gcc).set_params(bank=LONG_BANK, tol=0, max_change=1, **params)
 
 
+@pytest.fixture(scope="module")
+def whole_rounds():
+    return quietly(rounds())
+
+
 @needs_fork
 @pytest.mark.parametrize(
     "where",
@@ -122,8 +127,8 @@ def rounds(**params):
     ],
     ids=["first steps", "second epoch", "second round", "sampling", "sampling again"],
 )
-def test_a_diffusion_model_goes_on_too(where, tmp_path):
-    whole = quietly(rounds())
+def test_a_diffusion_model_goes_on_too(where, whole_rounds, tmp_path):
+    whole = whole_rounds
     model = saving(rounds(), tmp_path)
     assert killed(model, *where)
     steps = []
@@ -146,9 +151,8 @@ def test_a_diffusion_model_goes_on_too(where, tmp_path):
 
 
 def test_saving_changes_nothing(tmp_path):
-    for estimator in ESTIMATORS:
-        folder = tmp_path / type(estimator).__name__
-        assert_same_fit(quietly(saving(estimator, folder)), quietly(clone(estimator)))
+    for estimator, name in zip(ESTIMATORS, NAMES, strict=True):
+        assert_same_fit(quietly(saving(estimator, tmp_path / name)), fitted(name))
 
 
 def test_a_training_that_is_over_is_not_run_again(tmp_path):

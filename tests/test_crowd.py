@@ -93,12 +93,13 @@ def test_one_thread_waits_for_none(switches):
 @on_linux
 @pytest.mark.usefixtures("two_threads")
 def test_the_cure_changes_no_result(switches, monkeypatch):
-    plain = clone(ESTIMATORS[0]).fit(X)
+    estimator = clone(ESTIMATORS[0]).set_params(max_epochs=1)
+    plain = clone(estimator).fit(X)
     seen = []
     monkeypatch.setattr(
         crowd, "_forced_switches", lambda: seen.append(1) or 10**9 * len(seen)
     )
-    cured = clone(ESTIMATORS[0]).fit(X)
+    cured = clone(estimator).fit(X)
     assert seen
     np.testing.assert_array_equal(cured.transform(X), plain.transform(X))
     assert torch.get_num_threads() == 2

@@ -274,3 +274,39 @@ def test_paper_settings_train_as_they_are():
     assert model.net_.module_.p.ema_momentum == pytest.approx(0.98604)
     assert model.net_.module_.p.group_reset == 3
     assert math.isfinite(model.history_[0]["loss_instance"])
+
+
+# -- what is chosen by the data --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (make_images(), (0.3, 0.3)),
+        (make_images()[:, :, :1, :].reshape(64, 8), (0.0, 0.6)),
+        (make_images(8)[:, :, :1, :1], (0.0, 0.6)),
+    ],
+    ids=["images", "vectors", "pixels"],
+)
+def test_groups_and_warmup_are_those_of_images_or_vectors(data, expected):
+    params = {"augment": "none", "backbone": "mlp", "max_epochs": 1}
+    auto = {"group_weight": "auto", "warmup": "auto"}
+    model = make(**params, **auto).fit(data)
+    used = model.net_.module_.p
+    assert (used.group_weight, used.warmup) == expected
+    assert model.get_params()["group_weight"] == model.warmup == "auto"
+    named = dict(zip(auto, expected, strict=True))
+    same = make(**params, **named).fit(data)
+    np.testing.assert_array_equal(same.transform(data), model.transform(data))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.7])
+def test_what_is_asked_of_vectors_is_done(weight):
+    rows = np.random.default_rng(0).normal(size=(40, 5))
+    params = {"augment": "neighbors", "backbone": "mlp", "max_epochs": 4}
+    model = make(**params, group_weight=weight, warmup=0.5).fit(rows)
+    assert model.net_.module_.p.group_weight == weight
+    assert all(bool(row.get("loss_group", 0)) == bool(weight) for row in model.history_)
+    assert [row.get("loss_prototype", 0) != 0 for row in model.history_] == [
+        *(False, False, True, True)
+    ]

@@ -34,6 +34,7 @@ def refused(X, error, match, **params):
         ({"warmup": fractions.Fraction(1, 2)}, {"warmup": 0.5}),
         ({"group_weight": 2**70}, {"group_weight": 2.0**70}),
         ({"lr": np.longdouble(0.01)}, {"lr": 0.01}),
+        ({"random_state": np.True_}, {"random_state": 1}),
     ],
     ids=str,
 )
@@ -150,6 +151,8 @@ def test_categories_that_are_far_from_0():
 def test_extremes_are_an_error_alone():
     most = np.finfo(float).max
     values = np.where(ROWS > 0, most, -most)
-    refused(values, ValueError, "do not fit float32")
-    refused(torch.tensor(values), ValueError, "do not fit float32")
-    refused(values.astype(np.longdouble) * most, ValueError, "X .* too large|float32")
+    of_vectors = {"augment": "vector", "backbone": "mlp"}
+    refused(values, ValueError, "do not fit float32", **of_vectors)
+    refused(torch.tensor(values), ValueError, "do not fit float32", **of_vectors)
+    larger = values.astype(np.longdouble) * most
+    refused(larger, ValueError, "X .* too large|float32", **of_vectors)

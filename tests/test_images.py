@@ -9,6 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from small_digpro import make
 
+from skdeepcluster._input.images import Images
 from skdeepcluster._input.layouts import as_images
 
 N = 64
@@ -239,6 +240,25 @@ def test_batches_of_other_types_are_float32(dtype):
     assert images.data.dtype == dtype
     assert images[torch.arange(4)][0].dtype == torch.float32
     np.testing.assert_array_equal(pixels(images), X > 100)
+
+
+@pytest.mark.parametrize("kind", ["array", "reversed", "tensor", "memmap"])
+def test_an_index_of_any_shape(kind, tmp_path):
+    data = X
+    if kind == "reversed":
+        data = X[::-1]
+    elif kind == "tensor":
+        data = torch.tensor(X)
+    elif kind == "memmap":
+        np.save(tmp_path / "X.npy", X)
+        data = np.load(tmp_path / "X.npy", mmap_mode="r")
+    images = Images(data, (3, 8, 8))
+    index = torch.tensor([[5, 0, 5, 7], [1, 1, 63, 2]])
+    batch, same = images[index]
+    assert same is index
+    expected = np.asarray(data)[index.flatten().numpy()]
+    np.testing.assert_array_equal(batch, expected)
+    np.testing.assert_array_equal(images[index.T][0][::2], expected[:4])
 
 
 def test_bool_is_the_same_as_zeros_and_ones():

@@ -14,7 +14,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from estimators import ESTIMATORS, each_estimator, make_stripes, trained
+from estimators import ESTIMATORS, NAMES, each_estimator, fitted, make_stripes
 from sklearn.base import clone
 from torch import nn
 from torchvision.transforms import v2
@@ -22,7 +22,6 @@ from torchvision.transforms import v2
 from skdeepcluster import DigPro
 
 X = make_stripes()[0]
-NAMES = [type(estimator).__name__ for estimator in ESTIMATORS]
 
 
 @contextlib.contextmanager
@@ -67,9 +66,9 @@ def results(estimator, X):
 
 
 @functools.cache
-def reference(name):
-    """One of the estimators, trained without any mode."""
-    return trained(ESTIMATORS[NAMES.index(name)]).fit(X)
+def expected_results(name):
+    """Those of an estimator that was fitted without any mode."""
+    return results(fitted(name), X)
 
 
 def assert_same(found, expected):
@@ -81,9 +80,9 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("mode", MODES)
 @each_estimator
 def test_modes_of_the_caller_change_nothing(estimator, mode):
-    expected = results(reference(type(estimator).__name__), X)
+    expected = expected_results(type(estimator).__name__)
     with MODES[mode]():
-        model = trained(estimator).fit(X)
+        model = clone(estimator).fit(X)
         assert_same(results(model, X), expected)
 
 
@@ -153,11 +152,11 @@ def test_a_thread_of_the_user_may_draw_beside_a_fit(estimator):
     thread = threading.Thread(target=draw)
     thread.start()
     try:
-        model = trained(estimator).fit(X)
+        model = clone(estimator).fit(X)
     finally:
         stop.set()
         thread.join()
-    alone = reference(type(estimator).__name__)
+    alone = fitted(type(estimator).__name__)
     np.testing.assert_array_equal(model.transform(X), alone.transform(X))
     assert torch.equal(drawn[0], expected)
 
@@ -194,13 +193,13 @@ def test_tasks_of_one_thread_have_their_own_numbers():
         fits = [asyncio.to_thread(clone(ESTIMATORS[0]).fit, X) for _ in range(2)]
         return await asyncio.gather(*fits)
 
-    expected = reference(NAMES[0]).transform(X)
+    expected = fitted(NAMES[0]).transform(X)
     for model in asyncio.run(both()):
         np.testing.assert_array_equal(model.transform(X), expected)
 
 
 def test_predictions_go_on_in_threads_beside_a_fit():
-    model = reference(NAMES[0])
+    model = fitted(NAMES[0])
     expected = model.transform(X)
     jobs = [joblib.delayed(model.transform)(X) for _ in range(8)]
     jobs += [joblib.delayed(clone(ESTIMATORS[0]).fit)(X) for _ in range(2)]
@@ -209,14 +208,14 @@ def test_predictions_go_on_in_threads_beside_a_fit():
 
 
 def test_images_are_drawn_beside_a_fit():
-    model = reference("GCC")
+    model = fitted("GCC")
     expected, _ = model.sample(3, random_state=0)
     jobs = [joblib.delayed(model.sample)(3, random_state=0) for _ in range(3)]
     jobs.append(joblib.delayed(clone(ESTIMATORS[0]).fit)(X))
     *drawn, fit = joblib.Parallel(4, backend="threading")(jobs)
     for images, _ in drawn:
         np.testing.assert_array_equal(images, expected)
-    np.testing.assert_array_equal(fit.transform(X), reference(NAMES[0]).transform(X))
+    np.testing.assert_array_equal(fit.transform(X), fitted(NAMES[0]).transform(X))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 from small_digpro import make
 from test_images import N, X
 
 from skdeepcluster._input import scaling as moments
 from skdeepcluster._input.images import Images
+from skdeepcluster._input.layouts import as_images
 from skdeepcluster._input.scaling import Scaling
 
 
@@ -86,6 +88,191 @@ def test_constant_data_stay_finite(value, dtype, shape):
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
-def test_values_beyond_float32():
+@pytest.mark.parametrize("d", [20, 300])
+@pytest.mark.parametrize("value", [1e30, 1e300])
+@pytest.mark.parametrize("standardize", [True, False])
+def test_values_beyond_float32(d, value, standardize):
+    model = make(backbone="mlp", augment="vector", standardize=standardize)
+    rows = np.eye(40, d) * value
+    if value == 1e30:  # moments are those of float64
+        assert np.isfinite(model.fit(rows).transform(rows)).all()
+        return
     with pytest.raises(ValueError, match="do not fit float32.* Scale X"):
-        make(backbone="mlp", augment="vector").fit(np.eye(20) * 1e300)
+        model.fit(rows)
+
+
+# -- features that vary unlike, and principal components -------------------------------
+
+
+def as_rows(scaling, rows):
+    """Scaled vectors (n, d), of raw ones."""
+    raw = torch.from_numpy(np.float32(rows)).reshape(len(rows), 1, 1, -1)
+    out = scaling(raw)
+    assert out.dtype == torch.float32
+    assert out.shape[1:] == scaling.shape((1, 1, rows.shape[1]))
+    return out.flatten(1).double().numpy()
+
+
+def scaling_of(rows, **params):
+    return Scaling(Images(rows, (1, 1, rows.shape[1])), **params)
+
+
+def scaled(rows, standardize):
+    """Centred rows of unit scale, by the definition."""
+    centred = rows - rows.mean(0)
+    if standardize:
+        average = np.sqrt(rows.var(0).mean())
+        centred = centred / np.maximum(rows.std(0), average)
+    return centred / np.sqrt(np.mean(centred**2))
+
+
+def low_rank(n=120, d=30, rank=4, seed=0):
+    rng = np.random.default_rng(seed)
+    factors = rng.normal(size=(n, rank)) * [9, 5, 3, 2][:rank]
+    return 20 + factors @ rng.normal(size=(rank, d))
+
+
+SPREAD = np.r_[50.0, 7.0, np.linspace(0.1, 4, 10)]
+WIDE = np.random.default_rng(0).normal(3, SPREAD, size=(200, 12))
+
+
+def test_features_that_vary_much_are_scaled_down_and_no_others_up():
+    scaling = scaling_of(WIDE, standardize=True)
+    out = as_rows(scaling, WIDE)
+    np.testing.assert_allclose(out, scaled(WIDE, True), atol=1e-5)
+    ratio = out.std(0) / WIDE.std(0)
+    average = np.sqrt(WIDE.var(0).mean())
+    below = WIDE.std(0) < average
+    assert 0 < below.sum() < 12
+    np.testing.assert_allclose(ratio[below], ratio[below][0], rtol=1e-4)
+    np.testing.assert_allclose(out.std(0)[~below], out.std(0)[~below][0], rtol=1e-4)
+    assert (ratio[~below] < ratio[below].min()).all()
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("k", [1, 4, 11])
+def test_components_are_those_of_scikit_learn(k, standardize):
+    scaling = scaling_of(WIDE, standardize=standardize, n_components=k)
+    directions = scaling.components.double().numpy()
+    np.testing.assert_allclose(directions.T @ directions, np.eye(k), atol=1e-5)
+    expected = PCA(k).fit(scaled(WIDE, standardize)).components_
+    projection = expected.T @ expected
+    np.testing.assert_allclose(directions @ directions.T, projection, atol=1e-4)
+    out = as_rows(scaling, WIDE)
+    np.testing.assert_allclose(out.mean(0), 0, atol=1e-5)
+    assert np.mean(out**2) == pytest.approx(1, rel=1e-4)
+    expected = PCA(k).fit_transform(scaled(WIDE, standardize))
+    expected /= np.sqrt(np.mean(expected**2))
+    np.testing.assert_allclose(np.abs(out), np.abs(expected), atol=1e-3)  # signs
+
+
+@pytest.mark.parametrize("k", [None, 12, 13, 1000])
+def test_vectors_that_are_no_wider_are_not_reduced(k):
+    scaling = scaling_of(WIDE, n_components=k)
+    assert scaling.components.shape == (0, 0)
+    assert scaling.shape((1, 1, 12)) == (1, 1, 12)
+    np.testing.assert_array_equal(
+        as_rows(scaling, WIDE), as_rows(scaling_of(WIDE), WIDE)
+    )
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("k", [4, 10, None])
+def test_rows_of_low_rank_come_back(k, standardize):
+    rows = low_rank()
+    scaling = scaling_of(rows, standardize=standardize, n_components=k)
+    unit = torch.from_numpy(np.float32(as_rows(scaling, rows)))
+    back = scaling.inverse(unit.reshape(len(rows), 1, 1, -1))
+    assert back.shape == (120, 1, 1, 30)
+    np.testing.assert_allclose(back[:, 0, 0], rows, atol=1e-3)
+
+
+def test_what_components_leave_out_comes_back_as_the_nearest():
+    scaling = scaling_of(WIDE, n_components=3)
+    raw = torch.from_numpy(np.float32(WIDE)).reshape(-1, 1, 1, 12)
+    pca = PCA(3).fit(WIDE)
+    expected = pca.inverse_transform(pca.transform(WIDE))
+    back = scaling.inverse(scaling(raw))[:, 0, 0]
+    np.testing.assert_allclose(back, expected, atol=2e-3)
+    again = scaling.inverse(scaling(back.reshape(-1, 1, 1, 12)))[:, 0, 0]
+    np.testing.assert_allclose(again, back, atol=2e-3)
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_fewer_rows_than_components(n):
+    rows = WIDE[:n]
+    scaling = scaling_of(rows, standardize=True, n_components=8)
+    assert scaling.components.shape == (12, n - 1)
+    raw = torch.from_numpy(np.float32(rows)).reshape(-1, 1, 1, 12)
+    np.testing.assert_allclose(scaling.inverse(scaling(raw)), raw, atol=1e-3)
+
+
+@pytest.mark.parametrize("n_components", [None, 3])
+@pytest.mark.parametrize("standardize", [True, False])
+def test_an_offset_changes_no_component(standardize, n_components):
+    whole = (WIDE * 64).round() / 64  # exact in float64 beside the offset, too
+    outs = []
+    for rows in (whole, whole + 2.0**40):
+        images, _ = as_images(make(), rows)
+        scaling = Scaling(images, standardize, n_components)
+        outs.append(scaling(images[0:200][0]).flatten(1).abs())
+    np.testing.assert_allclose(outs[1], outs[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_components", [None, 5])
+def test_constant_columns_come_back(n_components):
+    rows = low_rank()
+    rows[:, ::3] = 7.0
+    scaling = scaling_of(rows, standardize=True, n_components=n_components)
+    assert np.isfinite(as_rows(scaling, rows)).all()
+    raw = torch.from_numpy(np.float32(rows)).reshape(-1, 1, 1, 30)
+    np.testing.assert_allclose(scaling.inverse(scaling(raw)), raw, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_constant_rows_have_components_too():
+    scaling = scaling_of(np.full((50, 30), 7.0), standardize=True, n_components=5)
+    out = as_rows(scaling, np.full((3, 30), 7.0))
+    assert out.shape == (3, 5)
+    assert not out.any()
+
+
+def test_very_wide_vectors_are_reduced_at_random(monkeypatch):
+    rows = low_rank(d=60)
+    exact = as_rows(scaling_of(rows, n_components=4), rows)
+    monkeypatch.setattr(moments, "MAX_WIDTH", 59)
+    solvers = []
+
+    class Spied(PCA):
+        def __init__(self, n_components, svd_solver, random_state):
+            solvers.append(svd_solver)
+            super().__init__(
+                n_components, svd_solver=svd_solver, random_state=random_state
+            )
+
+    monkeypatch.setattr(moments, "PCA", Spied)
+    np.random.seed(0)
+    before = np.random.get_state()[1].copy()
+    one, other = (as_rows(scaling_of(rows, n_components=4), rows) for _ in range(2))
+    assert solvers == ["randomized", "randomized"]
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(np.abs(one), np.abs(exact), atol=1e-3)
+    monkeypatch.setattr(moments, "MAX_WIDTH", 60)
+    scaling_of(rows, n_components=4)
+    assert solvers[2] == "covariance_eigh"
+
+
+@pytest.mark.parametrize(("name", "value"), [("MAX_SAMPLES", 40), ("MAX_VALUES", 480)])
+def test_components_of_some_rows(monkeypatch, name, value):
+    read = []
+
+    class Spied(PCA):
+        def fit(self, rows):
+            read.append(rows.shape)
+            return super().fit(rows)
+
+    monkeypatch.setattr(moments, "PCA", Spied)
+    monkeypatch.setattr(moments, name, value)
+    scaling_of(WIDE, n_components=3)
+    assert read == [(40, 12)]

@@ -23,7 +23,7 @@ import torch
 from record import environment
 
 import skdeepcluster
-from skdeepcluster.augment import simclr
+from skdeepcluster.augment import Neighbors, simclr, vector
 from skdeepcluster.gcc import Generated
 
 RECORD = Path(__file__).parent / "records" / "lock.json"
@@ -69,6 +69,9 @@ CASES = {
         "flat rows": ("flat", {"image_shape": (3, 8, 8)}),
         "bfloat16": ("grey", {"precision": "bfloat16"}),
         "weight decay": ("grey", {"net_params": {"optimizer__weight_decay": 0.3}}),
+        "groups of vectors": ("vectors", {"group_weight": 0.3, "warmup": 0.3}),
+        "noise on neighbours": ("vectors", {"augment": Neighbors(5, then=vector())}),
+        "components": ("wide", {"n_components": 6}),
     },
     "SCL": {
         "member": ("grey", {"similarity": "member"}),
@@ -86,6 +89,10 @@ CASES = {
         "many clusters": ("grey", {"n_clusters": 20, "max_epochs": 8, "warmup": 0.5}),
         "auto epochs": ("vectors", {"max_epochs": "auto", "batch_size": 4}),
         "bfloat16": ("grey", {"precision": "bfloat16"}),
+        "two neighbours": ("vectors", {"augment": Neighbors(2)}),
+        "noise alone": ("vectors", {"augment": "vector", "standardize": False}),
+        "components": ("wide", {"n_components": 6}),
+        "components alone": ("wide", {"n_components": 6, "standardize": False}),
     },
     "StatDEC": {
         "average pooling": ("grey", {"pooling": "avg"}),
@@ -107,6 +114,7 @@ CASES = {
         "reseeds": ("grey", {"n_clusters": 30, "max_epochs": 10, "warmup": 0.2}),
         "auto epochs": ("vectors", {"max_epochs": "auto", "batch_size": 4}),
         "bfloat16": ("grey", {"precision": "bfloat16", "warmup": 0.5}),
+        "components": ("wide", {"n_components": 6}),
     },
     "MFCVAE": {
         "mlp": ("grey", {"backbone": "mlp"}),
@@ -132,6 +140,8 @@ CASES = {
         "stage shares": ("grey", {"stage_shares": (1, 3), "primary_facet": 0}),
         "few epochs": ("grey", {"max_epochs": 1}),
         "augmented": ("grey", {"augment": "digits"}),
+        "neighbours": ("vectors", {"augment": "neighbors"}),
+        "components": ("wide", {"n_components": 6}),
         "auto epochs": ("vectors", {"max_epochs": "auto", "batch_size": 4}),
         "bfloat16": ("grey", {"precision": "bfloat16"}),
     },
@@ -160,6 +170,7 @@ CASES = {
         "guidance": ("grey", {"bank": drawn(guidance_scale=1.0)}),
         "nano": ("colour", {"bank": drawn(denoiser="nano", steps=20)}),
         "no dropout": ("vectors", {"bank": drawn(class_dropout=0.0)}),
+        "components": ("wide", {"n_components": 6}),
         "few reliable": ("grey", {"reliable_share": 0.5, "class_share": 0.2}),
         "auto": (
             "vectors",
@@ -180,16 +191,17 @@ def images(n=96, channels=1):
     return X.astype(np.uint8)
 
 
-def vectors(n=96):
-    """Vectors (n, 10), float64, of three kinds."""
+def vectors(n=96, d=10):
+    """Vectors (n, d), float64, of three kinds."""
     rng = np.random.default_rng(0)
-    return rng.normal(size=(n, 10)) + 2 * np.eye(10)[np.arange(n) % 3]
+    return rng.normal(size=(n, d)) + 2 * np.eye(d)[np.arange(n) % 3]
 
 
 def data():
     colour = images(channels=3)
     return {
         "vectors": vectors(),
+        "wide": vectors(d=40) * np.linspace(0.5, 2, 40),
         "grey": images(),
         "colour": colour,
         "few": images(35),

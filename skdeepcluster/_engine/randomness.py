@@ -225,6 +225,9 @@ def may_draw(network) -> bool:
 def _draws(part):
     if not type(part).__module__.startswith(KNOWN):
         return True
+    then = vars(part).get("then")  # a function that Neighbors was given
+    if then is not None and may_draw(then):
+        return True
     rates = [vars(part)[name] for name in RATES if name in vars(part)]
     named = any(name in type(part).__name__ for name in RANDOM)
     return named and (not rates or any(rates))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
@@ -77,6 +78,7 @@ class Scaling(nn.Module):
             if standardize:
                 span = variance.sqrt().clamp_min(span)
             span = torch.where(span > 0, span, 1.0)
+            _check_fits(low, span)
             if n_components is not None and n_components < images.shape[2]:
                 components = _principal(images, low, span, n_components)
             if standardize or len(components):
@@ -93,12 +95,7 @@ class Scaling(nn.Module):
                 low, high = 0.0, 1.0
             span = torch.tensor(high - low or 1.0)
             mean, std = (mean - low) / span, variance.sqrt() / span
-        scales = [torch.as_tensor(value).float() for value in (low, span, mean, std)]
-        if not all(value.isfinite().all() for value in scales):
-            raise ValueError(
-                "X holds values that do not fit float32, or whose squares do not. "
-                "Scale X, for example by a StandardScaler."
-            )
+        _check_fits(low, span, mean, std)
         self.register_buffer("low", torch.as_tensor(low).float())
         self.register_buffer("span", torch.where(span > 0, span, 1.0).float())
         self.register_buffer("components", components)
@@ -261,6 +258,15 @@ def _share_outside(images, values, low, high):
     return count / total
 
 
+def _check_fits(*values):
+    """Refuse scales that float32 does not hold."""
+    if not all(torch.as_tensor(value).float().isfinite().all() for value in values):
+        raise ValueError(
+            "X holds values that do not fit float32, or whose squares do not. "
+            "Scale X, for example by a StandardScaler."
+        )
+
+
 def _principal(images, low, span, n_components):
     """Directions in which scaled vectors vary most, (d, n_components), orthonormal."""
     most = min(MAX_SAMPLES, max(n_components, MAX_VALUES // images.shape[2]))
@@ -269,14 +275,15 @@ def _principal(images, low, span, n_components):
     if n_components >= len(rows):
         n_components = max(1, len(rows) - 1)
     solver = "covariance_eigh" if rows.shape[1] <= MAX_WIDTH else "randomized"
-    pca = PCA(n_components, svd_solver=solver, random_state=0).fit(rows)
+    with np.errstate(invalid="ignore"):  # constant rows have no variance to share
+        pca = PCA(n_components, svd_solver=solver, random_state=0).fit(rows)
     return torch.from_numpy(pca.components_.T.astype("float32"))
 
 
 def _unit(images, low, span, components):
     """Root of the mean variance of scaled vectors, or of their components."""
     step = -(-len(images) // MAX_SAMPLES)
-    total, count = 0.0, 0
+    total, count = torch.zeros((), dtype=torch.float64), 0
     for start in range(0, len(images), CHUNK * step):
         raw = images[start : start + CHUNK * step : step][0]
         rows = ((raw.double() - low) / span).float()

@@ -125,7 +125,7 @@ def make_augmentation(
         If the name is unknown, or is one for images and the data are vectors, or
         the other way round.
     TypeError
-        If `augment` is neither a string nor callable.
+        If `augment` is neither a string nor callable, or is a class.
     """
     vectors = image_shape[0] == image_shape[1] == 1
     if not isinstance(augment, str):
@@ -135,6 +135,11 @@ def make_augmentation(
                 f"{tuple(image_shape)}, whose pixels tell little of what they show. "
                 "Pass features of a pretrained network (ImageEncoder, or backbone=... "
                 "with trainable='none')."
+            )
+        if isinstance(augment, type):
+            raise TypeError(
+                f"augment is the class {augment.__name__}; pass an instance, such as "
+                f"{augment.__name__}()."
             )
         if callable(augment):
             return augment

@@ -47,6 +47,9 @@ class Neighbors(nn.Module):
     >>> model = SCL(10, augment=Neighbors(20, then=vector()))
     """
 
+    n_neighbors: int
+    then: Callable | None
+
     def __init__(self, n_neighbors: int = 10, then: Callable | None = None):
         super().__init__()
         if not isinstance(n_neighbors, Integral) or n_neighbors < 1:

@@ -278,7 +278,7 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
                 "precision": "bfloat16" if bfloat16 else "float32",
             }
             self._scaling, self._bfloat16 = range_of(images), bfloat16
-            self.network_ = network.to(device, memory_format=torch.channels_last)
+            self.network_ = network.to(device).to(memory_format=torch.channels_last)
             self._n_features_out = self._width()
             self.skipped_: list = []
         return images
@@ -308,7 +308,8 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
         """Compute features block by block, those apart that the cache has."""
         features = np.full((len(images), self._n_features_out), np.nan, np.float32)
         scaling = copy.deepcopy(self._scaling).to(self.device_)
-        todo, bad, cache = np.arange(len(images)), {}, self._open_cache()
+        todo, cache = np.arange(len(images)), self._open_cache()
+        bad: dict = {}  # row -> what its file said
         if cache is not None:
             facts = [images.shape, images.rescale, scaling.low, scaling.span]
             keys = keys_of(images, [*facts, np.dtype(images.dtype)])

@@ -11,7 +11,7 @@ from skdeepcluster.gcc import Generated
 assert_type(__version__, str)
 
 model = DigPro(10, group_weight=0.5, instance="alignment", max_epochs="auto")
-assert_type(model.group_weight, float)
+assert_type(model.group_momentum, float)
 MFCVAE((3, 4), n_facets=2, latent_dims=5, backbone="mlp")
 GCC(n_clusters=3, bank=Generated(steps=100, sampler="ddim"), random_state=0)
 SCL(3, n_negatives=None).fit([[0.0]]).predict([[0.0]])
