@@ -152,9 +152,8 @@ class DeepClusterer(
         FloatingPointError
             If a loss becomes NaN or infinite.
         """
-        sizes = sizes_fit(self.get_params(deep=False))
         seed = make_seed(self._plain_values()["random_state"])
-        with pinned(), watched(), seeded(seed), sizes:
+        with pinned(), watched(), seeded(seed), sizes_fit(self.get_params(deep=False)):
             return self._fit(X, y)
 
     def _fit(self, X, y):

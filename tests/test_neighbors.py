@@ -14,6 +14,7 @@ from estimators import each_estimator
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from sklearn.neighbors import NearestNeighbors
+from torch import nn
 from toy import IMAGES, Spy, ToyModule, make
 
 import skdeepcluster
@@ -422,6 +423,7 @@ def test_a_number_of_numpy():
     [
         (Neighbors(3), r"n_neighbors=3.* for vectors, but X holds images .*1, 8, 8"),
         ("neighbors", "augment='neighbors' is no recipe for images"),
+        (nn.Sequential(Neighbors(3)), "no neighbour is looked up"),
     ],
 )
 def test_images_have_no_neighbors(augment, match):

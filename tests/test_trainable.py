@@ -281,7 +281,7 @@ def test_files_that_cannot_be_read_are_left_out(file, tmp_path):
     with pytest.warns(UserWarning, match="left out"):
         model.fit(paths)
     assert model.labels_[7] == -1 and [row for row, *_ in model.skipped_] == [7]
-    good = make("SCL", file, "none").fit(np.delete(X, 7, axis=0))
+    good = make("SCL", file, "none").fit(paths[:7] + paths[8:])
     np.testing.assert_array_equal(np.delete(model.labels_, 7), good.labels_)
     with pytest.warns(UserWarning, match="left out"):
         np.testing.assert_array_equal(model.predict(paths), model.labels_)
@@ -289,6 +289,25 @@ def test_files_that_cannot_be_read_are_left_out(file, tmp_path):
         assert np.isnan(model.transform(paths[7:8])).all()
     with pytest.raises(ValueError, match=r"7\.png"):
         model.set_params(on_error="raise").predict(paths)
+
+
+def test_files_of_any_size_get_that_of_the_network(file, tmp_path):
+    paths = [str(tmp_path / f"{i}.png") for i in range(len(X))]
+    for i, (path, image) in enumerate(zip(paths, X, strict=True)):
+        Image.fromarray(image).resize((20 + i, 17)).save(path)
+    model = make("SCL", file, "none").fit(paths)
+    side = model.encoder_.network.size
+    assert model.image_shape_ == (3, side, side)
+    np.testing.assert_array_equal(model.predict(paths), model.labels_)
+
+
+@pytest.mark.parametrize("augment", ["simclr", "digits"])
+def test_views_of_images_are_refused_before_features_are_computed(
+    file, augment, monkeypatch
+):
+    monkeypatch.setattr(Pretrained, "forward", None)
+    with pytest.raises(ValueError, match="what a frozen network gives"):
+        make("SCL", file, "none", augment=augment).fit(X)
 
 
 def test_a_signal_while_features_are_computed(file, monkeypatch):

@@ -141,6 +141,12 @@ def make_augmentation(
                 f"augment is the class {augment.__name__}; pass an instance, such as "
                 f"{augment.__name__}()."
             )
+        parts = augment.modules() if isinstance(augment, nn.Module) else ()
+        if any(isinstance(part, Neighbors) and part is not augment for part in parts):
+            raise ValueError(
+                "augment has Neighbors inside of another module, where no neighbour is "
+                "looked up. Pass Neighbors(then=...) with what is done to them."
+            )
         if callable(augment):
             return augment
         raise TypeError(
