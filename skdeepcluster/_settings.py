@@ -105,7 +105,8 @@ class SharedParameters(Declared):
         you stop clustering by.
     standardize
         Whether features of vectors that vary more than the average are scaled down to
-        it; else they keep their relative scale. Images are not concerned.
+        it; else they keep their relative scale. In the average, a feature counts as at
+        most ten times as wide as most are. Images are not concerned.
     n_components
         Principal components to which vectors of more features are reduced. None keeps
         all features. Images are not concerned.

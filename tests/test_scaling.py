@@ -276,3 +276,22 @@ def test_components_of_some_rows(monkeypatch, name, value):
     monkeypatch.setattr(moments, name, value)
     scaling_of(WIDE, n_components=3)
     assert read == [(40, 12)]
+
+
+@pytest.mark.parametrize("width, loud", [(20, 30.0), (100, 1e3), (300, 1e6)])
+def test_one_loud_feature_does_not_decide_everything(width, loud):
+    rows = np.random.default_rng(0).normal(size=(200, width)).astype(np.float32)
+    rows[:, 0] *= loud
+    scaling = Scaling(Images(rows, (1, 1, width)), standardize=True)
+    variance = scaling(torch.from_numpy(rows).view(-1, 1, 1, width)).var(0).flatten()
+    assert variance[0] / variance.sum() < 0.3
+
+
+def test_the_average_is_that_of_all_features_where_none_is_loud():
+    rows = np.random.default_rng(0).normal(size=(500, 8)) * [0, 0, 1, 1, 1, 2, 3, 5]
+    rows = rows.astype(np.float32)
+    scaling = Scaling(Images(rows, (1, 1, 8)), standardize=True)
+    spread = rows.std(0)
+    expected = np.maximum(spread, np.sqrt((spread**2).mean()))
+    found = scaling.span.flatten().numpy()
+    np.testing.assert_allclose(found / found[0], expected / expected[0], rtol=1e-5)

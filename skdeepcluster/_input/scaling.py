@@ -21,6 +21,7 @@ CHUNK_VALUES = 2**24  # of the images that are looked through at once
 WHITES = (255.0, 65535.0)  # the highest values of 8 and 16 bits
 OUTSIDE = 0.1  # share of values out of range that is no matter of outliers
 FAINT = 8  # times less than the range are dark images, or images of another range
+LOUD = 10  # times the spread of most features: what counts in the average at most
 NARROW = 0.5 / 255  # a range within [0, 1] that 8 bits could not resolve
 
 
@@ -76,7 +77,7 @@ class Scaling(nn.Module):
             low, variance, _ = _moments(images, (0,))
             span = variance.mean().sqrt()
             if standardize:
-                span = variance.sqrt().clamp_min(span)
+                span = variance.sqrt().clamp_min(_average_spread(variance))
             span = torch.where(span > 0, span, 1.0)
             _check_fits(low, span)
             if n_components is not None and n_components < images.shape[2]:
@@ -265,6 +266,14 @@ def _check_fits(*values):
             "X holds values that do not fit float32, or whose squares do not. "
             "Scale X, for example by a StandardScaler."
         )
+
+
+def _average_spread(variance):
+    """Root of the mean variance; single features that are far wider count for less."""
+    positive = variance[variance > 0]
+    if not len(positive):
+        return torch.zeros((), dtype=variance.dtype)
+    return variance.clamp_max(LOUD**2 * positive.median()).mean().sqrt()
 
 
 def _principal(images, low, span, n_components):
