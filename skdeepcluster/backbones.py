@@ -20,8 +20,7 @@ MAX_CONV_SIZE = 32
 def mlp(image_shape: tuple[int, int, int], hidden: int = 512) -> tuple[nn.Module, int]:
     """One hidden layer for vectors, or for flattened images.
 
-    The projector or the head of a method follows with another one: on features of a
-    pretrained network more depth does not pay.
+    The projector or the head of a method follows with another one.
 
     Parameters
     ----------

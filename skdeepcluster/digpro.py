@@ -299,7 +299,7 @@ class DigPro(DeepClusterer):
         Temperature of the instance term ``"contrast"``.
     group_weight
         Weight of the dynamic-grouping loss. ``"auto"`` is 0.3 for images and 0 for
-        vectors, where groups settle early on what the seed began with.
+        vectors, where results with it depend on the seed.
     prototype_weight
         Weight of the prototype-aggregation loss.
     group_temperature

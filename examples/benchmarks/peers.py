@@ -168,4 +168,11 @@ OURS = {
     "MFCVAE, one facet": (None, ours(MFCVAE, n_facets=1)),
     "MFCVAE, two facets": (None, ours(MFCVAE, n_facets=2)),
 }
+ABLATIONS = {  # of what the defaults are for vectors
+    "DigPro, with groups": (None, ours(DigPro, group_weight=0.3, warmup=0.3)),
+    "DigPro, views by noise": (None, ours(DigPro, augment="vector")),
+    "DigPro, not standardised": (None, ours(DigPro, standardize=False)),
+    "SCL, views by noise": (None, ours(SCL, augment="vector")),
+}
+OURS |= ABLATIONS
 METHODS = {**PEERS, **OURS}
