@@ -93,7 +93,7 @@ class SharedParameters(Declared):
         What of the networks is trained: ``"all"``, a backbone that has pretrained
         weights at a tenth of the learning rate; ``"head"``, all but the backbone, of
         which batch norms and dropout stay as in evaluation; ``"none"`` computes the
-        features of the backbone once, without augmentation, and clusters them as if
+        features of the backbone once, in float32, of no views, and clusters them as if
         they were X, by an ``"mlp"``: minutes become seconds. A module of your own that
         is not trained is given images in [0, 1].
     augment
