@@ -109,7 +109,7 @@ def backbone_in_training(p) -> str | nn.Module:
     return load_backbone(p) if is_pretrained(p) else p.backbone
 
 
-def with_own_rate(params: dict, module: nn.Module, lr: float) -> dict:
+def with_own_rate(params: dict, module: nn.Module, lr: float, given: dict) -> dict:
     """Train pretrained networks further at a lower rate than all else.
 
     Parameters
@@ -119,6 +119,9 @@ def with_own_rate(params: dict, module: nn.Module, lr: float) -> dict:
     module : Objective
     lr : float
         Of all else.
+    given : dict
+        The user's, which replace those of the module; groups of parameters come after
+        the module's: of what is in two groups, the first one counts.
 
     Returns
     -------
@@ -129,10 +132,12 @@ def with_own_rate(params: dict, module: nn.Module, lr: float) -> dict:
         for path, part in module.named_modules()
         if isinstance(part, Pretrained) and part.rate != 1 and _trains(part)
     ]
-    if not groups:
-        return params
     name = "optimizer__param_groups"
-    return {**params, name: [*params.get(name, []), *groups]}
+    groups = [*params.get(name, []), *groups]
+    more = given.get(name, [])
+    if isinstance(more, list | tuple):  # of anything else skorch tells
+        given = {**given, name: [*groups, *more]}
+    return {**params, **given}
 
 
 def _trains(part):
