@@ -4,6 +4,7 @@ import copy
 import os
 import pickle
 import re
+import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
@@ -154,6 +155,19 @@ def test_groups_of_the_user_come_after_those_of_the_method(name, own, file):
     sizes = [[len(group["params"]) for group in groups] for groups in rates]
     assert sizes[0][:-1] == sizes[1][:own] and sizes[1][own] > 0
     assert groups == [("*.bias", {"lr": 1e-5})]
+
+
+@pytest.mark.parametrize("trainable", ["all", "head"])
+def test_weights_of_a_checkpoint_count_by_their_content(trainable, file, tmp_path):
+    mine, folder = tmp_path / "weights.pth", tmp_path / "checkpoint"
+    shutil.copy(file, mine)
+    params = {"trainable": trainable, "augment": "weak", "checkpoint": folder}
+    make("SCL", mine, max_epochs=1, **params).fit(X)
+    model = make("SCL", file, max_epochs=2, **params).fit(X)  # a str at another path
+    assert model.n_iter_ == 2
+    torch.save({n: v + 1 for n, v in torch.load(file).items()}, mine)
+    with pytest.raises(ValueError, match=r"differs in weights\."):
+        make("SCL", mine, max_epochs=2, **params).fit(X)
 
 
 def test_random_weights_of_a_named_network_train_at_the_full_rate():
