@@ -157,6 +157,15 @@ def test_groups_of_the_user_come_after_those_of_the_method(name, own, file):
     assert groups == [("*.bias", {"lr": 1e-5})]
 
 
+@pytest.mark.parametrize("pattern", ["none.*", "encoder.backbone.*"])
+def test_groups_of_nothing_are_refused(pattern, file):
+    groups = [("*head*", {}), (pattern, {"lr": 1e-5})]
+    model = make("SCL", file, net_params={"optimizer__param_groups": groups})
+    refusal = f"{re.escape(repr(pattern))} .* no parameters.*'encoder'.*backbone"
+    with pytest.raises(ValueError, match=refusal):
+        model.fit(X)
+
+
 @pytest.mark.parametrize("trainable", ["all", "head"])
 def test_weights_of_a_checkpoint_count_by_their_content(trainable, file, tmp_path):
     mine, folder = tmp_path / "weights.pth", tmp_path / "checkpoint"
