@@ -492,6 +492,7 @@ def closing_over(value):
         (closing_over(np), closing_over(torch)),
         (wraps(darker)(closing_over(1)), wraps(darker)(closing_over(2))),
         (graph(torch.relu), graph(torch.tanh)),
+        (Darker(0.5).__call__, Darker(0.9).__call__),
     ],
 )
 def test_digests_tell_code_apart(one, other):

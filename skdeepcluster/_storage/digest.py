@@ -29,10 +29,10 @@ def digest(value: Any, code: bool = True) -> str:
 
     Numbers, strings, arrays and tensors count by value, functions and classes by name,
     other objects by the name of their class and by their attributes. Functions that no
-    name leads to, such as lambdas, count by their code and what they captured, too.
-    Objects that say themselves how they are pickled count by the name, and networks
-    among them by their weights and the code of their graph, too: what else they hold
-    may be another thing after that.
+    name leads to, such as lambdas, count by their code and what they captured, too;
+    methods by their object. Objects that say themselves how they are pickled count by
+    the name, and networks among them by their weights and the code of their graph, too:
+    what else they hold may be another thing after that.
 
     Parameters
     ----------
@@ -90,6 +90,10 @@ class _Digest:
             name = getattr(value, "__qualname__", kind).encode()
             if self.code and type(value) is types.FunctionType and _is_nameless(value):
                 return "nameless", [name, *map(self.of, _parts_of_function(value))]
+            if self.code and type(value) is types.MethodType:
+                return kind, [
+                    self.of(part) for part in (value.__func__, value.__self__)
+                ]
             code = getattr(value, "__code__", None) if b"<lambda>" in name else None
             return "named", [name, code.co_code] if code else [name]
         if isinstance(value, types.ModuleType):
