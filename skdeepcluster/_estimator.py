@@ -260,8 +260,7 @@ class DeepClusterer(
             "checkpoint": checkpoint,
             "batches": batches,
             "bfloat16": resolve_precision(p.precision, p.device, data.image_shape),
-            **with_own_rate(module.optimizer(), module, p.lr),
-            **(p.net_params or {}),
+            **with_own_rate(module.optimizer(), module, p.lr, p.net_params or {}),
         }
         try:
             net = ClusterNet(module, **params).initialize()

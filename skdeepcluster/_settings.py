@@ -133,7 +133,8 @@ class SharedParameters(Declared):
     net_params
         Parameters of :class:`skorch.NeuralNet`, such as
         ``{"optimizer__weight_decay": 0.1}``, which ``get_params`` shows as
-        ``net__optimizer__weight_decay``.
+        ``net__optimizer__weight_decay``. Groups of ``optimizer__param_groups`` come
+        after those of the method and of a pretrained backbone.
     callbacks
         Callbacks of skorch, which training calls beside the package's own.
     checkpoint
@@ -260,12 +261,13 @@ class SharedParameters(Declared):
     def _check_net_params(self):
         """Refuse what the estimator or its engine settles."""
         own = {"lr", "max_epochs", "batch_size", "device", "callbacks", "verbose"}
-        own |= {"checkpoint"}
+        own |= {"checkpoint", "optimizer__lr"}
         for key in self.net_params or {}:
             if key in own:
+                name = key.removeprefix("optimizer__")
                 raise ValueError(
                     f"net_params has the key {key!r}, which is a parameter of "
-                    f"{type(self).__name__} itself: pass {key}=... there."
+                    f"{type(self).__name__} itself: pass {name}=... there."
                 )
             if key in ENGINE_KEYS or str(key).startswith("module__"):
                 raise ValueError(

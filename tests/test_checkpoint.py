@@ -5,7 +5,7 @@ import os
 import pickle
 import signal
 import warnings
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 
 import numpy as np
@@ -358,12 +358,30 @@ def darker(x, share):
     return share * x
 
 
+darker_itself = darker
+
+
+def graph(function):
+    """A network of one layer and another function after it, without its class."""
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 2, bias=False)
+            torch.nn.init.ones_(self.layer.weight)
+
+        def forward(self, x):
+            return function(self.layer(x))
+
+    return torch.fx.symbolic_trace(Net())
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
         (partial(darker, share=0.5), partial(darker, share=0.9)),
         (Darker(0.5), Darker(0.9)),
-        (lambda x: x, lambda x: 0.5 * x),
+        (lambda x: 0.9 * x, lambda x: 0.5 * x),
     ],
     ids=["partial", "attribute", "lambda"],
 )
@@ -452,6 +470,40 @@ def test_digests_tell_values_apart():
     assert len(set(digests)) == len(values)
     assert digests == [digest(value) for value in values]
     assert digest(a) == digest(pickle.loads(pickle.dumps(a)))
+
+
+def closing_over(value):
+    def scaled(x):
+        return x * value
+
+    return scaled
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda x: x * 1.0, lambda x: x * 3.0),
+        (lambda x: x.mean(), lambda x: x.amax()),
+        (lambda x: [i * 1.0 for i in x], lambda x: [i * 2.0 for i in x]),
+        (lambda x: lambda i: i + 1, lambda x: lambda i: i + 9),
+        (lambda x, by=1: x * by, lambda x, by=2: x * by),
+        (lambda x, *, by=1: x * by, lambda x, *, by=2: x * by),
+        (closing_over(1), closing_over(2)),
+        (closing_over(np), closing_over(torch)),
+        (wraps(darker)(closing_over(1)), wraps(darker)(closing_over(2))),
+        (graph(torch.relu), graph(torch.tanh)),
+        (Darker(0.5).__call__, Darker(0.9).__call__),
+    ],
+)
+def test_digests_tell_code_apart(one, other):
+    assert digest(one) == digest(copy.deepcopy(one)) != digest(other)
+
+
+def test_functions_count_by_the_name_that_leads_to_them(monkeypatch):
+    before = digest(darker)
+    assert before == digest(darker, code=False)
+    monkeypatch.setitem(globals(), "darker", None)
+    assert digest(darker_itself) != before
 
 
 # -- folders that take nothing ---------------------------------------------------------

@@ -224,7 +224,7 @@ def test_features_of_another_network_are_refused(tmp_path):
     others = {
         r"weights \(\w{16} there, \w{16} here\)": {"weights": paths[1]},
         r"precision \(float32 there, bfloat16 here\)": {"precision": "bfloat16"},
-        r"image_size \(32 there, 64 here\), weights": {"image_size": 64},
+        r"differs in image_size \(32 there, 64 here\)\. ": {"image_size": 64},
         r"model \(squeezenet1_1 there, Sequential": {"model": nn.Sequential()},
     }
     first.fit(X)
@@ -243,6 +243,37 @@ def test_features_of_another_network_are_refused(tmp_path):
         with pytest.raises(ValueError, match=refusal):
             late.transform(X)
     assert files_of(tmp_path / "cache") == before
+
+
+def own(function):
+    """A network of the user's own: without weights, and its code in a method."""
+
+    class Own(nn.Module):
+        def forward(self, x):
+            return function(x).flatten(1)
+
+    return Own()
+
+
+@pytest.mark.parametrize("size", [None, 4])
+def test_features_of_other_code_are_refused(size, tmp_path, computed):
+    params = {"image_size": size, "device": "cpu", "precision": "float32"}
+    first = ImageEncoder(own(lambda x: x[..., :2]), cache=tmp_path, **params)
+    features = first.fit_transform(X)
+    for other in (
+        lambda x: x[..., 2:4],
+        lambda x: -x[..., :2],
+        lambda x: x[..., :2].flip(1),
+        lambda x: 3 * x[..., :2],
+    ):
+        with pytest.raises(ValueError, match=r"differs in features of \(3, "):
+            ImageEncoder(own(other), cache=tmp_path, **params).fit(X)
+    computed.clear()
+    again = ImageEncoder(own(lambda x: x[:, :, :, :2]), cache=tmp_path, **params)
+    np.testing.assert_array_equal(again.fit_transform(X), features)
+    assert computed == [2]
+    # images of another shape are in the same folder
+    assert again.fit_transform(X[:, :, :, :6]).shape[0] == 30
 
 
 def test_damaged_files_are_computed_again(tmp_path, computed, monkeypatch):

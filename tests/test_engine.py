@@ -229,6 +229,11 @@ def test_optimizer_of_net_params():
     assert net_params == before
 
 
+def test_the_rate_has_one_place():
+    with pytest.raises(ValueError, match=r"'optimizer__lr', .* pass lr=\.\.\. there"):
+        make(net_params={"optimizer__lr": 0.1}).fit(IMAGES)
+
+
 def rates(net):
     return [group["lr"] for group in net.optimizer_.param_groups]
 

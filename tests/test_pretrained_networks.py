@@ -220,8 +220,13 @@ def test_files_that_hold_no_weights(how, whole, file, tmp_path):
         torch.save(whole, path)  # a whole module: its class would be looked up
     else:
         torch.save([torch.zeros(3)], path)
-    with pytest.raises(FileError, match=f"{re.escape(str(path))}.*Pass a file of safe"):
+    named = f"{re.escape(str(path))}.*Pass a file of safe"
+    with pytest.raises(FileError, match=named) as info:
         load_network(NAME, path)
+    if how != "list":
+        assert "holds a whole module, or is no file of weights. " in str(info.value)
+    told = f"{info.value}{info.value.__cause__}"
+    assert not any(advice in told for advice in ("weights_only", "\x1b", "trust"))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import copy
 import os
 import pickle
 import re
+import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
@@ -139,13 +140,43 @@ def test_a_fine_tuned_backbone_trains_at_a_lower_rate(name, file):
     np.testing.assert_array_equal(model.predict(X), model.labels_)
 
 
-def test_groups_of_the_user_are_taken_instead(file):
-    groups = [("encoder.backbone.*", {"lr": 1e-5})]
-    model = make("SCL", file, net_params={"optimizer__param_groups": groups})
+@pytest.mark.parametrize(("name", "own"), [("SCL", 1), ("StatDEC", 2)])
+def test_groups_of_the_user_come_after_those_of_the_method(name, own, file):
     rates = []
     look = Spy("on_train_begin", lambda net: rates.append(net.optimizer_.param_groups))
-    model.set_params(callbacks=[look]).fit(X)
-    assert [group["initial_lr"] for group in rates[0]] == [1e-5, model.lr]
+    params = {"callbacks": [look], "augment": "weak"}
+    make(name, file, **params).fit(X)
+    groups = [("*.bias", {"lr": 1e-5})]
+    params["net_params"] = {"optimizer__param_groups": groups}
+    model = make(name, file, **params).fit(X)
+    before, after = ([group["initial_lr"] for group in groups] for groups in rates)
+    assert len(before) == own + 1 and 0.1 * model.lr in before
+    assert after == [*before[:-1], 1e-5, model.lr]
+    sizes = [[len(group["params"]) for group in groups] for groups in rates]
+    assert sizes[0][:-1] == sizes[1][:own] and sizes[1][own] > 0
+    assert groups == [("*.bias", {"lr": 1e-5})]
+
+
+@pytest.mark.parametrize("pattern", ["none.*", "encoder.backbone.*"])
+def test_groups_of_nothing_are_refused(pattern, file):
+    groups = [("*head*", {}), (pattern, {"lr": 1e-5})]
+    model = make("SCL", file, net_params={"optimizer__param_groups": groups})
+    refusal = f"{re.escape(repr(pattern))} .* no parameters.*'encoder'.*backbone"
+    with pytest.raises(ValueError, match=refusal):
+        model.fit(X)
+
+
+@pytest.mark.parametrize("trainable", ["all", "head"])
+def test_weights_of_a_checkpoint_count_by_their_content(trainable, file, tmp_path):
+    mine, folder = tmp_path / "weights.pth", tmp_path / "checkpoint"
+    shutil.copy(file, mine)
+    params = {"trainable": trainable, "augment": "weak", "checkpoint": folder}
+    make("SCL", mine, max_epochs=1, **params).fit(X)
+    model = make("SCL", file, max_epochs=2, **params).fit(X)  # a str at another path
+    assert model.n_iter_ == 2
+    torch.save({n: v + 1 for n, v in torch.load(file).items()}, mine)
+    with pytest.raises(ValueError, match=r"differs in weights\."):
+        make("SCL", mine, max_epochs=2, **params).fit(X)
 
 
 def test_random_weights_of_a_named_network_train_at_the_full_rate():

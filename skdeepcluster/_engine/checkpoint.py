@@ -250,12 +250,22 @@ def identity_of(estimator, images) -> dict[str, str]:
     if isinstance(estimator.random_state, np.random.RandomState):
         # its state moves with every fit; that of the training is in the checkpoint
         params["random_state"] = "a RandomState"
+    if isinstance(estimator.weights, str | os.PathLike):
+        params["weights"] = digest_of_weights(estimator.weights)
     known = {key: digest(params[key]) for key in params if key not in FREE}
     return {
         "the class": type(estimator).__qualname__,
         "X": digest_of_images(images),
         **known,
     }
+
+
+def digest_of_weights(weights) -> str:
+    """Digest the content of a file of weights, under any path; of others, the name."""
+    if not os.path.isfile(weights):
+        return digest(os.fspath(weights))
+    with open(weights, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of_images(images) -> str:

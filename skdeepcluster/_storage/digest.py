@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import sys
 import types
 from collections.abc import Iterable
 from pathlib import PurePath
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn.parameter import is_lazy
 
 BY_REPR = (slice, range, complex, PurePath, torch.dtype, torch.device)
@@ -22,28 +24,33 @@ SETTINGS = (bool, int, float, str, tuple)
 PROTOCOL = ("__getstate__", "__setstate__", "__reduce__", "__reduce_ex__")
 
 
-def digest(value: Any) -> str:
+def digest(value: Any, code: bool = True) -> str:
     """SHA-256 of all that an object holds, in hexadecimal digits.
 
-    Numbers, strings, arrays and tensors count by value, functions and classes by name
-    (a lambda by its code), other objects by the name of their class and by their
-    attributes. Objects that say themselves how they are pickled count by the name, and
-    networks among them by their weights, too: what else they hold may be another
-    thing after that.
+    Numbers, strings, arrays and tensors count by value, functions and classes by name,
+    other objects by the name of their class and by their attributes. Functions that no
+    name leads to, such as lambdas, count by their code and what they captured, too;
+    methods by their object. Objects that say themselves how they are pickled count by
+    the name, and networks among them by their weights and the code of their graph, too:
+    what else they hold may be another thing after that.
 
     Parameters
     ----------
     value : object
+    code : bool, default=True
+        Whether all the code counts; else the instructions of lambdas alone: pickles
+        may hold what a function captured in another state, and write a graph anew.
 
     Returns
     -------
     digest : str
     """
-    return _Digest().of(value).hex()
+    return _Digest(code).of(value).hex()
 
 
 class _Digest:
-    def __init__(self):
+    def __init__(self, code: bool):
+        self.code = code
         self.known: dict[int, bytes] = {}
         self.alive: list = []  # an identity may be given again after its object is gone
 
@@ -81,8 +88,21 @@ class _Digest:
             return f"tensor {value.dtype} {tuple(value.shape)}", [plain.numpy().data]
         if isinstance(value, NAMED):
             name = getattr(value, "__qualname__", kind).encode()
+            if self.code and type(value) is types.FunctionType and _is_nameless(value):
+                return "nameless", [name, *map(self.of, _parts_of_function(value))]
+            if self.code and type(value) is types.MethodType:
+                return kind, [
+                    self.of(part) for part in (value.__func__, value.__self__)
+                ]
             code = getattr(value, "__code__", None) if b"<lambda>" in name else None
             return "named", [name, code.co_code] if code else [name]
+        if isinstance(value, types.ModuleType):
+            return "named", [value.__name__.encode()]
+        if isinstance(value, types.CodeType):
+            return kind, [
+                value.co_code,
+                *map(self.of, (value.co_consts, value.co_names)),
+            ]
         if isinstance(value, functools.partial):
             state = (value.func, value.args, value.keywords)
             return kind, [self.of(part) for part in state]
@@ -94,12 +114,35 @@ class _Digest:
             return kind, [self.of(part) for item in value.items() for part in item]
         if isinstance(value, np.random.RandomState):
             return kind, [self.of(value.get_state())]
-        return kind, [self.of(_held(value))]
+        parts = [self.of(_held(value))]
+        if self.code and isinstance(value, GraphModule):
+            parts.append(self.of(value.code))
+        return kind, parts
 
     def values(self, array):
         if array.dtype == object:
             return [self.of(part) for part in array.ravel().tolist()]
         return [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data]
+
+
+def _is_nameless(function) -> bool:
+    """Whether a function is not what its name leads to, as lambdas and local ones."""
+    found = sys.modules.get(function.__module__)
+    for name in function.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is not function
+
+
+def _parts_of_function(function) -> tuple:
+    """What a function does and what it captured."""
+    captured = []
+    for cell in function.__closure__ or ():
+        try:
+            captured.append(cell.cell_contents)
+        except ValueError:  # nothing was assigned yet
+            captured.append(b"empty")
+    defaults = (function.__defaults__, function.__kwdefaults__)
+    return function.__code__, captured, *defaults
 
 
 def _held(value) -> dict:

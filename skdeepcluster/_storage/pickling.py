@@ -50,12 +50,16 @@ class Sealed:
         for name in self._networks:
             if isinstance(state.get(name), nn.Module):
                 state[name] = _without_tensors(state[name])
-        return {**state, SEAL: {"version": __version__, "digest": digest(state)}}
+        return {
+            **state,
+            SEAL: {"version": __version__, "digest": digest(state, code=False)},
+        }
 
     def __setstate__(self, state):
         state = dict(state)
         seal, name = state.pop(SEAL, None), type(self).__name__
-        if not isinstance(seal, dict) or seal.get("digest") != digest(state):
+        found = digest(state, code=False)
+        if not isinstance(seal, dict) or seal.get("digest") != found:
             raise FileError(
                 f"This pickle of {name} is damaged, or was made by a version of "
                 f"skdeepcluster before {__version__} that did not seal pickles. Use "

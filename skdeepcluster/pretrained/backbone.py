@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+
 from torch import nn
 
 from .networks import Pretrained, load_network
@@ -88,7 +90,7 @@ def file_shape(p) -> tuple[int, int, int] | None:
         None if nothing asks for one.
     """
     side = load_backbone(p).size if is_pretrained(p) else None
-    return side and (3, side, side)
+    return None if side is None else (3, side, side)
 
 
 def backbone_in_training(p) -> str | nn.Module:
@@ -109,7 +111,7 @@ def backbone_in_training(p) -> str | nn.Module:
     return load_backbone(p) if is_pretrained(p) else p.backbone
 
 
-def with_own_rate(params: dict, module: nn.Module, lr: float) -> dict:
+def with_own_rate(params: dict, module: nn.Module, lr: float, given: dict) -> dict:
     """Train pretrained networks further at a lower rate than all else.
 
     Parameters
@@ -119,20 +121,55 @@ def with_own_rate(params: dict, module: nn.Module, lr: float) -> dict:
     module : Objective
     lr : float
         Of all else.
+    given : dict
+        The user's, which replace those of the module; groups of parameters come after
+        the module's: of what is in two groups, the first one counts.
 
     Returns
     -------
     params : dict
+
+    Raises
+    ------
+    ValueError
+        If a group of the user's has no parameters.
     """
     groups = [
         (f"{path}.*", {"lr": part.rate * lr})
         for path, part in module.named_modules()
         if isinstance(part, Pretrained) and part.rate != 1 and _trains(part)
     ]
-    if not groups:
-        return params
     name = "optimizer__param_groups"
-    return {**params, name: [*params.get(name, []), *groups]}
+    groups = [*params.get(name, []), *groups]
+    more = given.get(name, [])
+    if isinstance(more, list | tuple):  # of anything else skorch tells
+        given = {**given, name: [*groups, *more]}
+        _check_groups(groups, more, module)
+    return {**params, **given}
+
+
+def _check_groups(own, more, module):
+    """Refuse groups that would change nothing, in silence."""
+    left = [name for name, _ in module.named_parameters()]
+    for group in (*own, *more):
+        try:
+            pattern, _ = group
+            rest = [name for name in left if not fnmatch.fnmatch(name, pattern)]
+        except (TypeError, ValueError):  # skorch tells what a group is
+            return
+        if group in more and len(rest) == len(left):
+            taken = ", ".join(repr(pattern) for pattern, _ in own) or "nothing"
+            raise ValueError(
+                f"The group {pattern!r} of optimizer__param_groups in net_params has "
+                f"no parameters. The names begin with {_beginnings(module)}; the "
+                f"method has groups of its own, which come first: {taken}."
+            )
+        left = rest
+
+
+def _beginnings(module):
+    names = [name for name, _ in module.named_parameters()]
+    return ", ".join(sorted({f"{name.partition('.')[0]!r}" for name in names}))
 
 
 def _trains(part):

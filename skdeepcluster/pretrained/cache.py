@@ -37,7 +37,9 @@ class FeatureCache:
     folder : path
         Made if it is not there.
     identity : dict of str
-        What gives the features of an image, by the name of the parameter.
+        What gives the features of an image, by the name of the parameter. A name that
+        a file lacks is not compared: it is about images of a shape that the file has
+        none of.
 
     Raises
     ------
@@ -161,9 +163,9 @@ class FeatureCache:
     def _check_identity(self, theirs):
         ours = self.identity
         differ = [
-            f"{name} ({theirs.get(name)} there, {ours.get(name)} here)"
-            for name in sorted({**ours, **theirs})
-            if theirs.get(name) != ours.get(name)
+            f"{name} ({theirs[name]} there, {ours[name]} here)"
+            for name in sorted(ours.keys() & theirs.keys())
+            if theirs[name] != ours[name]
         ]
         if differ:
             raise ValueError(

@@ -26,8 +26,10 @@ from .._progress import ImageProgress
 from .._storage.digest import digest
 from .._storage.pickling import Sealed, available
 from .cache import FeatureCache, keys_of
-from .networks import load_network
+from .networks import load_network, probe
 from .streaming import blocks, match, range_of
+
+PREPARATION = ("mean", "std", "interpolation", "channels")  # of images, but their size
 
 
 class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Declared):
@@ -271,12 +273,18 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
             bfloat16 = resolve_precision(p.precision, device, self.image_shape_)
             self.weights_digest_, self.device_ = network.digest, str(device)
             own = isinstance(p.model, nn.Module)  # whose weights do not tell all
+            held = network.network if own else dict(network.network.state_dict())
+            prepared = [getattr(network, name) for name in PREPARATION]
             self._identity = {
                 "model": type(p.model).__qualname__ if own else p.model,
-                "weights": (digest(network) if own else network.digest)[:16],
+                "weights": digest([held, *prepared])[:16],
                 "image_size": str(side),
                 "precision": "bfloat16" if bfloat16 else "float32",
             }
+            if own:
+                channels, *sides = self.image_shape_
+                shape = (channels, *([side] * 2 if side else sides))
+                self._identity[f"features of {shape}"] = probe(network, shape)
             self._scaling, self._bfloat16 = range_of(images), bfloat16
             self.network_ = network.to(device).to(memory_format=torch.channels_last)
             self._n_features_out = self._width()

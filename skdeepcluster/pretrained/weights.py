@@ -53,12 +53,13 @@ def read_weights(path) -> dict[str, Tensor]:
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
     except Exception as error:  # readers of a damaged file may raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        # torch's text may be how to run the code of the file: it is not passed on
+        cause = None if "weights_only" in str(error) else error
         raise FileError(
-            f"{path!r} holds no weights that can be read: it is damaged, cut off, or "
-            f"holds more than plain tensors ({reason.rstrip('.')}). {REMEDY}; if it "
-            "was downloaded, do so again."
-        ) from error
+            f"{path!r} holds no weights that can be read: it is damaged or cut off, "
+            f"holds a whole module, or is no file of weights. {REMEDY}; if it was "
+            "downloaded, do so again."
+        ) from cause
     return _state_in(found, path)
 
 
