@@ -101,7 +101,7 @@ def file_shape(p) -> tuple[int, int, int] | None:
         None if nothing asks for one.
     """
     side = load_backbone(p).size if is_pretrained(p) else None
-    return side and (3, side, side)
+    return (3, side, side) if side else None
 
 
 def backbone_in_training(p) -> str | nn.Module:
