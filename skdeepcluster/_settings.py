@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -195,6 +195,8 @@ class SharedParameters(Declared):
     skipped_ : list of tuple (row, path, reason)
         Image files that were left out, with ``on_error="skip"``.
     """
+
+    features_only: ClassVar[bool] = False  # of pretrained networks, which never train
 
     n_clusters: Count = field(default=8, kw_only=False)
     image_shape: ImageShape | None = None

@@ -49,6 +49,18 @@ def same_images(module, shape=(3, 16, 16), n=64):
     return module(x)
 
 
+class Composed:
+    """As torchvision's Compose, which is no module."""
+
+    def __init__(self, transforms):
+        self.transforms = transforms
+
+    def __call__(self, x):
+        for transform in self.transforms:
+            x = transform(x)
+        return x
+
+
 @pytest.mark.parametrize(
     ("module", "least"),
     [
@@ -319,6 +331,40 @@ def test_make_augmentation_returns_a_callable_as_it_is(own):
 def test_make_augmentation_refuses(augmentation, shape, error, message):
     with pytest.raises(error, match=message):
         augment.make_augmentation(augmentation, shape)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        augment.simclr(),
+        augment.digits(),
+        augment.weak(),
+        augment.RandomHorizontalFlip(),
+        augment.Neighbors(then=augment.GaussianBlur(3)),
+        nn.Sequential(nn.Identity(), nn.Sequential(augment.ColorJitter())),
+        Composed([augment.vector(), augment.RandomGrayscale()]),
+    ],
+)
+def test_modules_for_images_are_refused_for_vectors(own):
+    with pytest.raises(ValueError, match=r"which is for images, but .*'none'\)"):
+        augment.make_augmentation(own, (1, 1, 9))
+    if not isinstance(own, augment.Neighbors | Composed):
+        assert augment.make_augmentation(own, (3, 8, 8)) is own
+
+
+@pytest.mark.parametrize("then", ["vector", 3, augment.FeatureMask])
+def test_what_is_done_to_neighbors_is_a_callable(then):
+    with pytest.raises(TypeError, match="then=.* should be a callable.* or None"):
+        augment.Neighbors(5, then=then)
+
+
+def test_modules_for_vectors_are_refused_for_images():
+    with pytest.raises(ValueError, match="which is for vectors, but X holds images"):
+        augment.make_augmentation(augment.vector(), (3, 8, 8))
+    for own in (augment.vector(), augment.Neighbors(then=augment.vector())):
+        assert augment.make_augmentation(own, (1, 1, 9)) is own
+    noise = augment.GaussianNoise()
+    assert augment.make_augmentation(noise, (3, 8, 8)) is noise
 
 
 # --- On the GPU

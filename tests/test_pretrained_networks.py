@@ -115,10 +115,10 @@ def test_other_channels_are_refused(channels):
 
 def test_a_frozen_network_never_trains():
     network = load_network(Small()).freeze()
-    before = copy.deepcopy(network.state_dict())
+    before = copy.deepcopy(network.network.state_dict())
     nn.Sequential(network).train()
     assert torch.equal(network(IMAGES), network(IMAGES))  # nothing is dropped
-    after = network.state_dict()
+    after = network.network.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert not any(p.requires_grad for p in network.parameters())
     assert not copy.deepcopy(network).train().training
@@ -275,6 +275,32 @@ def test_unknown_weights(tmp_path):
         load_network(NAME, "IMAGENET1K_V9")
     with pytest.raises(ValueError, match="is no file, and none of 'DEFAULT'"):
         load_network(Small(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": "64"}, "size='64' should be an integer"),
+        ({"size": 0}, "size=0 should be an integer >= 1"),
+        ({"size": True}, "size=True"),
+        ({"channels": 1.5}, r"channels=1\.5"),
+        ({"interpolation": "area"}, r"interpolation='area'.*'bilinear'"),
+        ({"mean": (0.5, 0.5), "channels": 3}, "mean=.* has 2 numbers.* of the 3"),
+        ({"mean": "half"}, "mean='half' should be a sequence"),
+        ({"std": (0.2, 0.0, 0.2)}, "std=.* above 0"),
+        ({"std": ()}, "has 0 numbers"),
+        ({"mean": (float("nan"),)}, "should be finite"),
+    ],
+)
+def test_preparations_that_cannot_be(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Pretrained(nn.Flatten(), **arguments)
+
+
+def test_one_number_stands_for_all_channels():
+    x = torch.rand(2, 3, 4, 4)
+    one = Pretrained(nn.Flatten(), mean=(0.5,), std=0.25, channels=3)(x)
+    torch.testing.assert_close(one, ((x - 0.5) / 0.25).flatten(1))
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,13 @@ from sklearn.base import clone
 
 from skdeepcluster.metrics import (
     balance_scorer,
+    calibration_scorer,
     calinski_harabasz_scorer,
     davies_bouldin_scorer,
+    expected_calibration_error,
     silhouette_scorer,
 )
-from skdeepcluster.plots import ClusterSheetDisplay
+from skdeepcluster.plots import ClusterSheetDisplay, ReliabilityDisplay
 
 BAD = [0, 7, 33, 59]
 GOOD = np.setdiff1d(np.arange(60), BAD)
@@ -121,6 +123,20 @@ def test_what_remains_has_to_be_enough(files):
 def test_scorers_score_what_can_be_read(files, scorer):
     model = fit("SCL", on_error="skip").fit(files)
     assert scorer(model, files) == scorer(model, [files[i] for i in GOOD])
+
+
+@pytest.mark.filterwarnings("ignore:4 of 60 image files")
+def test_calibration_of_what_can_be_read(files):
+    pytest.importorskip("matplotlib")
+    model = fit("SCL", on_error="skip").fit(files)
+    names = ["odd" if i % 2 else "even" for i in range(60)]
+    read = [names[i] for i in GOOD], model.predict_proba(files)[GOOD]
+    error = expected_calibration_error(*read)
+    assert calibration_scorer(model, files, names) == -error
+    display = ReliabilityDisplay.from_estimator(model, files, names)
+    assert display.ece == error and display.sizes.sum() == len(GOOD)
+    with pytest.raises(ValueError, match="inconsistent.*59, 60"):
+        calibration_scorer(model, files, names[:59])
 
 
 @pytest.mark.filterwarnings("ignore:.* image files cannot be read")

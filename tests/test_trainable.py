@@ -19,6 +19,7 @@ from toy import Spy
 
 import skdeepcluster
 from skdeepcluster import GCC, MFCVAE, SCL, DigPro, StatDEC
+from skdeepcluster._input import files
 from skdeepcluster._storage import FileError
 from skdeepcluster.plots import FacetsDisplay, GeneratedSheetDisplay
 from skdeepcluster.pretrained import Pretrained, frozen, load_network, networks
@@ -246,7 +247,7 @@ def test_features_are_computed_once(file, monkeypatch):
 
     monkeypatch.setattr(Pretrained, "forward", count)
     make("SCL", file, "none", max_epochs=3).fit(X)
-    assert sum(seen) == len(X)
+    assert seen == [2, len(X)]  # two tell what the network gives
 
 
 @each_name
@@ -407,6 +408,21 @@ def test_a_file_of_a_module_of_the_user(trainable, tmp_path):
         )
 
 
+@pytest.mark.parametrize("trainable", ["none", "head"])
+def test_a_file_holds_how_images_are_prepared(trainable, tmp_path):
+    pooled = nn.Sequential(nn.Conv2d(1, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    own = Pretrained(pooled, size=6, interpolation="bicubic", channels=1)
+    model = make("SCL", None, trainable, backbone=own).fit(X)
+    path = tmp_path / "model.safetensors"
+    model.save(path, per_sample=True)
+    again = skdeepcluster.load(path, device="cpu", backbone=Pretrained(pooled, size=9))
+    assert_equal(again, model)
+    part = again.encoder_.network if trainable == "none" else pretrained_parts(again)[0]
+    assert (part.size, part.interpolation, part.channels) == (6, "bicubic", 1)
+    again.save(path, per_sample=True)  # and so does what was loaded
+    assert_equal(skdeepcluster.load(path, device="cpu", backbone=own), model)
+
+
 @pytest.mark.parametrize(("name", "trainable"), [("SCL", "none"), ("StatDEC", "all")])
 def test_a_training_goes_on(name, trainable, file, tmp_path):
     whole = make(name, file, trainable, max_epochs=3).fit(X)
@@ -461,7 +477,11 @@ def test_warm_start(trainable, file):
     [
         ({"weights": "DEFAULT"}, "backbone='auto' is none. Pass backbone='efficient"),
         ({"weights": "DEFAULT", "backbone": "conv"}, "backbone='conv' is none"),
-        ({"trainable": "none"}, "backbone='auto' is none"),
+        ({"trainable": "none"}, "^trainable='none' belongs to .*backbone='auto' is no"),
+        (
+            {"weights": "x.pth", "trainable": "none"},
+            "^weights='x.pth' and trainable='none' belong to .* at None and 'all'",
+        ),
         (
             {"trainable": "head", "backbone": "resnet18"},
             "freeze backbone='resnet18' with random weights. Pass weights='DEFAULT'",
@@ -497,10 +517,42 @@ def test_vectors_are_refused(file, trainable):
     assert rows.fit(X.reshape(len(X), -1)).n_features_in_ == 64
 
 
+@pytest.mark.parametrize("trainable", ["all", "head", "none"])
+def test_a_module_that_cannot_take_the_images(trainable):
+    own = nn.Sequential(nn.Conv2d(7, 5, 3), nn.Flatten())
+    with pytest.raises(ValueError, match=r"backbone cannot read images of shape \(1, "):
+        make("SCL", None, trainable, backbone=own).fit(X)
+
+
+def test_progress_of_features_is_shown_in_lines_where_there_are_no_bars(capsys):
+    make("SCL", None, "none", backbone=Small(), verbose=1).fit(X)
+    assert "SCL, features: 60/60 images" in capsys.readouterr().err
+
+
+def test_files_are_decoded_to_be_looked_at_and_for_their_features(
+    monkeypatch, tmp_path
+):
+    paths = [str(tmp_path / f"{i}.png") for i in range(len(X))]
+    for path, image in zip(paths, X, strict=True):
+        Image.fromarray(image).save(path)
+    monkeypatch.setattr(files, "CACHE_BYTES", 0)  # more than may be kept
+    decoded, decode = [], files.ImageFiles.decode
+
+    def count(self, rows):
+        found = decode(self, rows)
+        decoded.append(len(found))
+        return found
+
+    monkeypatch.setattr(files.ImageFiles, "decode", count)
+    make("SCL", None, "none", backbone=Small(), image_shape=(1, 8, 8)).fit(paths)
+    assert sum(decoded) == 2 * len(X)
+
+
 @pytest.mark.parametrize("trainable", ["all", "head"])
 def test_mfcvae_takes_features_only(trainable, file):
-    with pytest.raises(ValueError, match="MFCVAE reconstructs.*trainable='none'"):
-        make("MFCVAE", file, trainable).fit(X)
+    for unread in (X, ["no such file.png"] * 60):
+        with pytest.raises(ValueError, match="MFCVAE reconstructs.*trainable='none'"):
+            make("MFCVAE", file, trainable).fit(unread)
 
 
 @pytest.mark.parametrize("trainable", ["all", "none"])

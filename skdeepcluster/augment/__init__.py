@@ -34,6 +34,7 @@ from ._random import (
     RandomGrayscale,
     RandomHorizontalFlip,
     RandomResizedCrop,
+    _Augmentation,
     random_boxes,
 )
 
@@ -122,8 +123,8 @@ def make_augmentation(
     Raises
     ------
     ValueError
-        If the name is unknown, or is one for images and the data are vectors, or
-        the other way round.
+        If the name or a part of ``augment`` is for images and the data are vectors, or
+        the other way round, or if the name is unknown.
     TypeError
         If `augment` is neither a string nor callable, or is a class.
     """
@@ -141,12 +142,14 @@ def make_augmentation(
                 f"augment is the class {augment.__name__}; pass an instance, such as "
                 f"{augment.__name__}()."
             )
-        parts = augment.modules() if isinstance(augment, nn.Module) else ()
+        parts = list(_parts(augment))
         if any(isinstance(part, Neighbors) and part is not augment for part in parts):
             raise ValueError(
                 "augment has Neighbors inside of another module, where no neighbour is "
                 "looked up. Pass Neighbors(then=...) with what is done to them."
             )
+        for part in parts:
+            _check_kind(part, vectors)
         if callable(augment):
             return augment
         raise TypeError(
@@ -170,3 +173,28 @@ def make_augmentation(
             f"{hint}."
         )
     return Neighbors() if name == "neighbors" else RECIPES[name]()
+
+
+def _parts(augment):
+    """Yield a callable and what it is made of, also inside of a Compose."""
+    yield augment
+    inside = list(augment.children()) if isinstance(augment, nn.Module) else []
+    listed = getattr(augment, "transforms", None)
+    for part in [*inside, *(listed if isinstance(listed, list | tuple) else [])]:
+        yield from _parts(part)
+
+
+def _check_kind(part, vectors):
+    """Refuse a module of ours that is for images, where there are vectors."""
+    if vectors and isinstance(part, _Augmentation) and part.of_images:
+        raise ValueError(
+            f"augment has {part!r}, which is for images, but what trains are vectors. "
+            "Pass 'auto', 'vector' or 'neighbors', or a callable that maps (b, 1, 1, d)"
+            "; flattened images need image_shape=(C, H, W), and what a frozen network "
+            "gives (trainable='none') are vectors, too."
+        )
+    if not vectors and isinstance(part, FeatureMask):
+        raise ValueError(
+            f"augment has {part!r}, which is for vectors, but X holds images. Pass "
+            "'auto', 'weak', 'simclr', 'digits', or a callable that maps (b, C, H, W)."
+        )

@@ -32,6 +32,8 @@ class Neighbors(nn.Module):
     ------
     ValueError
         If ``n_neighbors`` is no positive integer.
+    TypeError
+        If ``then`` is neither a callable nor None.
 
     References
     ----------
@@ -54,6 +56,11 @@ class Neighbors(nn.Module):
         super().__init__()
         if not isinstance(n_neighbors, Integral) or n_neighbors < 1:
             raise ValueError(f"n_neighbors={n_neighbors!r} should be an integer >= 1.")
+        if (then is not None and not callable(then)) or isinstance(then, type):
+            raise TypeError(
+                f"then={then!r} should be a callable from batch to batch, or None; "
+                "skdeepcluster.augment.vector() adds noise and sets features to 0."
+            )
         self.n_neighbors, self.then = n_neighbors, then
 
     def extra_repr(self):

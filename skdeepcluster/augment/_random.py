@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,8 @@ def _chosen(x: Tensor, p: float) -> Tensor:
 @dataclass(eq=False, repr=False)
 class _Augmentation(nn.Module):
     """A module without weights; its fields are its settings."""
+
+    of_images: ClassVar[bool] = True  # not of vectors
 
     def __post_init__(self):
         super().__init__()
@@ -202,6 +205,7 @@ class GaussianBlur(_Augmentation):
 class GaussianNoise(_Augmentation):
     """Add Gaussian noise of standard deviation `std` to vectors, unclipped."""
 
+    of_images = False
     std: float = 0.1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -214,6 +218,7 @@ class GaussianNoise(_Augmentation):
 class FeatureMask(_Augmentation):
     """Set each feature of each vector to 0, its mean, with probability `p`."""
 
+    of_images = False
     p: float = 0.15
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from sklearn.metrics import (
     make_scorer,
     silhouette_score,
 )
-from sklearn.utils import _safe_indexing
+from sklearn.utils import _safe_indexing, check_consistent_length
 
 from ._clustering import (
     balanced_clustering_accuracy,
@@ -220,7 +220,18 @@ def calibration_scorer(estimator: Any, X: Any, y: ArrayLike) -> float:
     --------
     expected_calibration_error : The error itself.
     """
-    return -expected_calibration_error(y, estimator.predict_proba(X))
+    return -expected_calibration_error(*with_probabilities(y, estimator, X))
+
+
+def with_probabilities(y: ArrayLike, estimator: Any, X: Any) -> tuple[Any, Any]:
+    """Return classes and probabilities, without rows that on_error="skip" left out."""
+    proba = np.asarray(estimator.predict_proba(X))
+    left_out = np.isnan(proba).all(axis=1)
+    if left_out.any():
+        check_consistent_length(y, proba)
+        read = np.flatnonzero(~left_out)
+        return _safe_indexing(y, read), proba[read]
+    return y, proba
 
 
 #: Scorers with labels, for ``scoring=`` where ``y`` holds the classes.

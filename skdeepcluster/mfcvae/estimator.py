@@ -17,7 +17,6 @@ from .._input.images import expand
 from .._input.layouts import check_enough, is_vector
 from .._parameters import AtLeastTwo, Auto, Count, Positive, Share
 from .._settings import Budget
-from ..pretrained.backbone import is_pretrained
 from .facets import check_facet
 from .generation import FacetGenerator
 from .module import MFCVAEModule
@@ -205,6 +204,7 @@ class MFCVAE(FacetGenerator):
 
     module = MFCVAEModule
     budget = Budget(epochs=40, min_steps=1600, max_steps=6000)
+    features_only = True
 
     n_clusters: Count | PerFacet = field(  # type: ignore[assignment]
         default=8, kw_only=False
@@ -245,12 +245,6 @@ class MFCVAE(FacetGenerator):
         return values[check_facet(p.primary_facet, p.n_facets, "primary_facet")]
 
     def _resolve(self, data):
-        if is_pretrained(self) and self.trainable != "none":
-            raise ValueError(
-                f"trainable={self.trainable!r} cannot be used: MFCVAE reconstructs "
-                "what it encodes, and so has pretrained networks for features that "
-                "were computed before. Pass trainable='none'."
-            )
         super()._resolve(data)
         n, vectors = self.n_facets, is_vector(data.image_shape)
         if isinstance(self.latent_dims, str):  # "auto"; an array would not compare

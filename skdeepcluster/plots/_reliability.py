@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from ..metrics._clustering import reliability
+from ..metrics._scorers import with_probabilities
 from ._style import LINE, QUIET, STRONG, last_step, pyplot
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class ReliabilityDisplay:
                 f"{name} has no predict_proba, which says how certain it is. Pass an "
                 "estimator of skdeepcluster, or a GaussianMixture."
             )
-        proba = estimator.predict_proba(X)
+        y, proba = with_probabilities(y, estimator, X)
         return cls.from_predictions(
             y, proba, n_bins=n_bins, name=name, figure=figure, figsize=figsize
         )

@@ -34,24 +34,37 @@ def check_pretrained(p) -> None:
     Raises
     ------
     ValueError
-        If there is nothing that weights could belong to, or random ones would be
-        frozen.
+        If there is nothing that weights could belong to, random ones would be frozen,
+        or the method takes nothing but features.
     """
-    if not is_pretrained(p) or isinstance(p.backbone, nn.Module):
+    if not is_pretrained(p):
         return
-    if p.backbone in UNTRAINED:
+    module = isinstance(p.backbone, nn.Module)
+    if not module and p.backbone in UNTRAINED:
+        changed = {
+            name: default
+            for name, default in (("weights", None), ("trainable", "all"))
+            if getattr(p, name) != default
+        }
+        said = " and ".join(f"{name}={getattr(p, name)!r}" for name in changed)
         raise ValueError(
-            f"weights={p.weights!r} and trainable={p.trainable!r} belong to a "
-            f"pretrained network, and backbone={p.backbone!r} is none. Pass "
-            "backbone='efficientnet_lite0', the name of a torchvision classification "
-            "model such as 'resnet50', 'timm:NAME', or an nn.Module; or leave weights "
-            "and trainable at None and 'all'."
+            f"{said} belong{'s' if len(changed) == 1 else ''} to a pretrained network, "
+            f"and backbone={p.backbone!r} is none. Pass backbone='efficientnet_lite0', "
+            "the name of a torchvision classification model such as 'resnet50', "
+            f"'timm:NAME', or an nn.Module; or leave {' and '.join(changed)} at "
+            f"{' and '.join(map(repr, changed.values()))}."
         )
-    if p.weights is None and p.trainable != "all":
+    if not module and p.weights is None and p.trainable != "all":
         raise ValueError(
             f"trainable={p.trainable!r} would freeze backbone={p.backbone!r} with "
             "random weights. Pass weights='DEFAULT', the name of other ones, or the "
             "path of a file."
+        )
+    if p.features_only and p.trainable != "none":
+        raise ValueError(
+            f"trainable={p.trainable!r} cannot be used: {type(p).__name__} "
+            "reconstructs what it encodes, and so has pretrained networks for features "
+            "that were computed before. Pass trainable='none'."
         )
 
 
@@ -90,7 +103,7 @@ def file_shape(p) -> tuple[int, int, int] | None:
         None if nothing asks for one.
     """
     side = load_backbone(p).size if is_pretrained(p) else None
-    return None if side is None else (3, side, side)
+    return (3, side, side) if side else None
 
 
 def backbone_in_training(p) -> str | nn.Module:

@@ -68,7 +68,9 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
         colour.
     on_error
         What to do with image files that cannot be read: ``"raise"`` names all of them
-        in one error; ``"skip"`` warns, and their rows are NaN.
+        in one error; ``"skip"`` warns, and their rows are NaN. Estimators refuse rows
+        of NaN: before a clusterer, leave such files out, as
+        ``load_image_folder(path, on_error="skip")`` does.
     batch_size
         Images that the network takes at a time.
     device

@@ -11,10 +11,10 @@ from .._engine.device import resolve_device
 from .._engine.interrupts import check
 from .._input.images import Images
 from .._input.layouts import Layout, is_vector
-from .._input.scaling import Scaling
-from .._progress import shows_bars
+from .._progress import ImageProgress
 from .backbone import is_pretrained, load_backbone
 from .networks import Pretrained, structure_only
+from .streaming import match, range_of
 
 PIXELS = {"cpu": 2**20, "cuda": 2**23}  # of one batch: bounds what layers hold
 
@@ -31,13 +31,14 @@ class Frozen(nn.Module):
     Attributes
     ----------
     scaling : Scaling
-        Of the images.
+        Of the images; the network has moments of its own.
     network : Pretrained
     """
 
     def __init__(self, images: Images, network: Pretrained):
         super().__init__()
-        self.scaling, self.network = Scaling(images), network.freeze()
+        self.scaling, self.network = range_of(images), network.freeze()
+        self.scaling.mean, self.scaling.std = torch.zeros(1), torch.ones(1)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, raw: Tensor) -> Tensor:
@@ -46,16 +47,22 @@ class Frozen(nn.Module):
         return self.network(unit.contiguous(memory_format=torch.channels_last))
 
     @torch.no_grad()
-    def features(self, images: Images, device, title: str = "") -> Images:
+    def features(
+        self, images: Images, width: int, device, title: str = "", verbose: int = 0
+    ) -> Images:
         """Compute the features of images.
 
         Parameters
         ----------
         images : Images
             In the range of the training data.
+        width : int
+            Features of an image.
         device : str or torch.device
         title : str
-            Of a progress bar; none without.
+            Of what is shown meanwhile.
+        verbose : int
+            Nothing is shown (0), a bar or lines (1), or lines (2).
 
         Returns
         -------
@@ -67,25 +74,19 @@ class Frozen(nn.Module):
         FloatingPointError
             If a feature is NaN or infinite.
         """
-        from tqdm.auto import tqdm
-
         device = torch.device(device)
         self.eval().to(device)
         side = self.network.size
         pixels = side**2 if side else images.shape[1] * images.shape[2]
         most = PIXELS["cpu" if device.type == "cpu" else "cuda"]
         size = max(16, min(512, most // pixels))
-        hidden = not (title and shows_bars())
-        n, out = len(images), np.empty((0, 0), np.float32)
-        nothing = torch.zeros(1, *images.shape)  # it tells the width, where n is 0
-        with tqdm(total=n, desc=title, unit="image", disable=hidden) as shown:
-            for start in range(0, max(1, n), size):
+        n, out = len(images), np.empty((len(images), width), np.float32)
+        with ImageProgress(title, n, 0, verbose) as shown:
+            for start in range(0, n, size):
                 check()
                 look()
-                raw = images[start : start + size][0] if n else nothing
-                part = self(raw.to(device))[:n].cpu().numpy()
-                if start == 0:
-                    out = np.empty((n, part.shape[1]), np.float32)
+                raw = images[start : start + size][0]
+                part = self(raw.to(device)).cpu().numpy()
                 if not np.isfinite(part).all():
                     raise FloatingPointError(
                         "The pretrained network gives features that are NaN or "
@@ -93,10 +94,37 @@ class Frozen(nn.Module):
                         "that are far from those of images, or the weights are damaged."
                     )
                 out[start : start + size] = part
-                shown.update(len(part))
-        found = Images(out, (1, 1, out.shape[1]))
+                shown.advance(len(part))
+        found = Images(out, (1, 1, width))
         found.rows = images.rows
         return found
+
+    @torch.no_grad()
+    def width(self, image_shape: tuple[int, int, int], device) -> int:
+        """Try the network on two images, and count the features of one.
+
+        Parameters
+        ----------
+        image_shape : tuple (C, H, W)
+        device : str or torch.device
+
+        Returns
+        -------
+        width : int
+
+        Raises
+        ------
+        ValueError
+            If the network cannot read images of this shape.
+        """
+        self.eval().to(device)
+        try:
+            return self.network(torch.zeros(2, *image_shape, device=device)).shape[1]
+        except Exception as error:  # a module of the user's own may raise anything
+            raise ValueError(
+                f"The backbone cannot read images of shape {image_shape}. Pass another "
+                f"one, or resize the images. It said: {error}"
+            ) from error
 
 
 def train_on_features(estimator, images: Images) -> tuple[Images, Frozen | None]:
@@ -117,7 +145,8 @@ def train_on_features(estimator, images: Images) -> tuple[Images, Frozen | None]
     Raises
     ------
     ValueError
-        If X holds vectors, which no pretrained network takes.
+        If X holds vectors, which no pretrained network takes, or images that this one
+        cannot read.
     Interrupted
         If a signal asks to end.
     """
@@ -132,8 +161,9 @@ def train_on_features(estimator, images: Images) -> tuple[Images, Frozen | None]
     if p.trainable != "none":
         return images, None
     frozen = Frozen(images, load_backbone(p))
-    title = f"{type(p).__name__}, features" if p.verbose else ""
-    found = frozen.features(images, resolve_device(p.device), title)
+    title, device = f"{type(p).__name__}, features", resolve_device(p.device)
+    width = frozen.width(images.shape, device)
+    found = frozen.features(images, width, device, title, p.verbose)
     found.origin = images, frozen.network
     return found, frozen
 
@@ -155,7 +185,9 @@ def read_features(estimator, images: Images) -> Images:
     frozen = estimator.encoder_
     if frozen is None:
         return images
-    return frozen.features(frozen.scaling.match(images), estimator.net_.device)
+    match(images, frozen.scaling)
+    width = estimator.net_.module_.scaling.low.numel()
+    return frozen.features(images, width, estimator.net_.device)
 
 
 def restore(estimator, images: Tensor) -> np.ndarray:

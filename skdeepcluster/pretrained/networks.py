@@ -19,6 +19,9 @@ from .._storage.digest import digest
 from .sources import LITE, find_source, lite_names, weights_names
 from .weights import fit_weights, read_weights
 
+PREPARATION = ("size", "interpolation", "channels")
+INTERPOLATIONS = ("bilinear", "bicubic")
+
 # of a context: what is restored from a file is built without reading any other one
 _structure_only: ContextVar[bool] = ContextVar("structure_only", default=False)
 
@@ -42,12 +45,20 @@ class Pretrained(nn.Module):
         Images to features (b, width).
     mean, std : sequence of floats
         Of each channel, in [0, 1]: what the weights were trained with.
+        One number for all channels, or one for each; deviations are above 0.
     size : int, default=None
         Side in pixels that images are resized to; None: they stay as they are.
     interpolation : {"bilinear", "bicubic"}, default="bilinear"
     channels : int, default=None
         Channels that the network takes; grey images are repeated. None: those of the
         images.
+
+    Raises
+    ------
+    TypeError
+        If ``network`` is no module.
+    ValueError
+        If another argument cannot be used.
 
     Attributes
     ----------
@@ -71,11 +82,33 @@ class Pretrained(nn.Module):
         channels: int | None = None,
     ):
         super().__init__()
-        self.network, self.size, self.interpolation = network, size, interpolation
-        self.channels, self.frozen, self.rate = channels, False, 1.0
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"network={network!r} should be an nn.Module.")
+        self.network, self.frozen, self.rate = network, False, 1.0
+        self.set_extra_state(
+            {"size": size, "interpolation": interpolation, "channels": channels}
+        )
         for name, value in (("mean", mean), ("std", std)):
-            values = torch.tensor(value, dtype=torch.float32)
-            self.register_buffer(name, values.view(1, -1, 1, 1))
+            self.register_buffer(name, _per_channel(name, value, channels))
+
+    def get_extra_state(self) -> dict:
+        """Return how images are prepared, for a state dict to hold beside weights."""
+        return {name: getattr(self, name) for name in PREPARATION}
+
+    def set_extra_state(self, state: dict) -> None:
+        """Take what :meth:`get_extra_state` gave; errors say what cannot be used."""
+        size, channels = state["size"], state["channels"]
+        for name, value in (("size", size), ("channels", channels)):
+            if value is not None and not (_is_integer(value) and value >= 1):
+                raise ValueError(f"{name}={value!r} should be an integer >= 1 or None.")
+        if state["interpolation"] not in INTERPOLATIONS:
+            raise ValueError(
+                f"interpolation={state['interpolation']!r} should be one of "
+                f"{list(INTERPOLATIONS)}."
+            )
+        self.size = None if size is None else int(size)
+        self.channels = None if channels is None else int(channels)
+        self.interpolation = state["interpolation"]
 
     def freeze(self) -> Pretrained:
         """Keep weights and statistics as they are from now on."""
@@ -89,8 +122,7 @@ class Pretrained(nn.Module):
     @property
     def digest(self) -> str:
         """SHA-256 of the weights and of how images are prepared, in hexadecimal."""
-        facts = [self.size, self.interpolation, self.channels]
-        return digest([facts, dict(self.state_dict())])
+        return digest(dict(self.state_dict()))
 
     def forward(self, x: Tensor) -> Tensor:
         """Images to features.
@@ -138,6 +170,28 @@ class Pretrained(nn.Module):
         return x.clamp(0, 1) if bicubic else x  # which overshoots at edges
 
 
+def _is_integer(value):
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _per_channel(name, value, channels):
+    """Numbers as a tensor (1, C, 1, 1), where they are such that a network can use."""
+    try:
+        values = torch.as_tensor(value, dtype=torch.float32).reshape(1, -1, 1, 1)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name}={value!r} should be a sequence of floats.") from error
+    if not values.isfinite().all() or (name == "std" and not (values > 0).all()):
+        least = " above 0" if name == "std" else ""
+        raise ValueError(f"{name}={value!r} should be finite numbers{least}.")
+    n = values.numel()
+    if n < 1 or (channels is not None and n not in (1, channels)):
+        raise ValueError(
+            f"{name}={value!r} has {n} numbers; one for all channels, or one for each"
+            f"{f' of the {channels}' if channels else ''}, was expected."
+        )
+    return values.clone()
+
+
 def load_network(model, weights="DEFAULT", image_size: int | None = None) -> Pretrained:
     """Load a pretrained network without its head.
 
@@ -173,9 +227,7 @@ def load_network(model, weights="DEFAULT", image_size: int | None = None) -> Pre
     OSError
         If the weights cannot be downloaded: the error says from where to get them.
     """
-    if image_size is not None and not (
-        isinstance(image_size, Integral) and not isinstance(image_size, bool)
-    ):
+    if image_size is not None and not _is_integer(image_size):
         raise TypeError(f"image_size={image_size!r} should be an int or None.")
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size={image_size!r} should be at least 1.")

@@ -117,7 +117,7 @@ def match(images: Images, scaling: Scaling) -> None:
         If values are of another range, and it is not known of which.
     """
     known = images.is_byte and scaling.seen[4] == 255
-    if not known:
+    if len(images) and not known:
         images.rescale = scaling.match(_sample(images)).rescale
 
 
