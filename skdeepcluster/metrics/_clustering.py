@@ -216,7 +216,15 @@ def expected_calibration_error(
     >>> expected_calibration_error(["cat", "cat", "dog", "dog"], proba)
     0.25
     """
-    sizes, correct, confidence = reliability(labels_true, proba, n_bins)
+    return mean_gap(*reliability(labels_true, proba, n_bins))
+
+
+def mean_gap(
+    sizes: NDArray[np.int64],
+    correct: NDArray[np.float64],
+    confidence: NDArray[np.float64],
+) -> float:
+    """Return the calibration error of the sums that :func:`reliability` gives."""
     # |accuracy - confidence| times the share of the bin: the bin's size cancels
     return float(np.abs(correct - confidence).sum() / sizes.sum())
 

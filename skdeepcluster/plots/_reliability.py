@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from ..metrics._clustering import reliability
+from ..metrics._clustering import mean_gap, reliability
 from ..metrics._scorers import with_probabilities
 from ._style import LINE, QUIET, STRONG, last_step, pyplot
 
@@ -178,7 +178,7 @@ class ReliabilityDisplay:
         """
         pyplot(f"{cls.__name__}.from_predictions")
         sizes, correct, confidence = reliability(y_true, proba, n_bins)
-        ece = float(np.abs(correct - confidence).sum() / sizes.sum())
+        ece = mean_gap(sizes, correct, confidence)
         filled = np.where(sizes > 0, sizes, np.nan)
         of = f"{name}: " if name else ""
         display = cls(

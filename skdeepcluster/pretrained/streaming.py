@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._input.files import ImageFiles
 from .._input.images import Images
+from .._input.layouts import is_vector
 from .._input.scaling import Scaling
 
 MAX_LOOKED_AT = 1000  # files of 16 or 32 bits that tell the range of all
@@ -95,10 +96,8 @@ def range_of(images: Images) -> Scaling:
     -------
     scaling : Scaling
     """
-    is_vector = images.shape[:2] == (1, 1)
-    scaling = Scaling(
-        BLACK_AND_WHITE if images.is_byte and not is_vector else _sample(images)
-    )
+    known = images.is_byte and not is_vector(images.shape)
+    scaling = Scaling(BLACK_AND_WHITE if known else _sample(images))
     return scaling.eval()
 
 
