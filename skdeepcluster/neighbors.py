@@ -1,4 +1,4 @@
-"""Nearest neighbours by cosine: exact in blocks, or approximate by faiss."""
+"""Nearest neighbours by cosine, and how far clusters keep them together."""
 
 from __future__ import annotations
 
@@ -50,6 +50,36 @@ def nearest_neighbors(rows: Tensor, n_neighbors: int) -> Tensor:
         else:
             return _approximate(faiss, rows, n_neighbors)
     return _exact(rows, n_neighbors)
+
+
+def normalized_association(labels: Tensor, neighbors: Tensor) -> float:
+    """Share of a cluster's neighbours that are its own members, averaged over clusters.
+
+    Parameters
+    ----------
+    labels : int64 tensor of shape (n,)
+        Clusters from 0.
+    neighbors : int64 tensor of shape (n, k)
+        Rows near each row.
+
+    Returns
+    -------
+    association : float
+        From 0 to 1, where no neighbours are in different clusters. Pairs count in both
+        directions, and empty clusters are left out. It is one minus the normalised cut,
+        divided by the number of clusters.
+
+    References
+    ----------
+    Shi and Malik, *Normalized Cuts and Image Segmentation*, 2000.
+    """
+    n_clusters = int(labels.max()) + 1
+    pairs = labels.unsqueeze(1) * n_clusters + labels[neighbors]
+    counts = torch.bincount(pairs.flatten(), minlength=n_clusters**2)
+    counts = counts.view(n_clusters, n_clusters).double()
+    degrees = counts.sum(0) + counts.sum(1)
+    used = degrees > 0
+    return (2 * counts.diagonal()[used] / degrees[used]).mean().item()
 
 
 def _exact(rows, n_neighbors):

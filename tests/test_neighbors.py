@@ -25,7 +25,7 @@ from skdeepcluster._input.images import Images
 from skdeepcluster._input.layouts import as_images
 from skdeepcluster._input.scaling import Scaling
 from skdeepcluster.augment import Neighbors, make_augmentation, vector
-from skdeepcluster.neighbors import nearest_neighbors
+from skdeepcluster.neighbors import nearest_neighbors, normalized_association
 
 X, KINDS = make_blobs(60, n_features=6, centers=3, random_state=0)
 CPU = torch.device("cpu")
@@ -39,6 +39,35 @@ def random_rows(n=70, d=5, seed=0):
 def of_sklearn(rows, k):
     search = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute")
     return search.fit(rows.numpy()).kneighbors(return_distance=False)
+
+
+# -- how far clusters keep neighbours together -------------------------------------------
+
+
+def test_association_by_hand():
+    labels = torch.tensor([0, 0, 2, 2, 2])  # cluster 1 is empty
+    nearest = torch.tensor([[1], [0], [0], [2], [3]])
+    # one of the five pairs joins the clusters: each has four ends of its own, of five
+    expected = ((2 + 2) / 5 + (2 + 2) / 5) / 2
+    assert normalized_association(labels, nearest) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_association_is_one_minus_the_mean_normalised_cut(seed):
+    rng = np.random.default_rng(seed)
+    labels = torch.from_numpy(rng.integers(4, size=50))
+    nearest = nearest_neighbors(random_rows(50, seed=seed), 3)
+    weights = np.zeros((50, 50))
+    for i, row in enumerate(nearest.tolist()):
+        for j in row:
+            weights[i, j] += 1
+            weights[j, i] += 1
+    cuts = [
+        weights[labels == k][:, labels != k].sum() / weights[labels == k].sum()
+        for k in range(4)
+    ]
+    found = normalized_association(labels, nearest)
+    assert found == pytest.approx(1 - np.mean(cuts), abs=1e-12)
 
 
 # -- the search ------------------------------------------------------------------------

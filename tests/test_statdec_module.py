@@ -331,6 +331,28 @@ def test_the_end_takes_the_centers_of_the_larger_silhouette(monkeypatch):
         assert torch.equal(module.labels, kinds)
 
 
+def test_neighbors_decide_where_both_kinds_of_centers_are_apart(monkeypatch):
+    # three tight groups of 40, 40 and 10 points: for two clusters, the silhouette joins
+    # the small group with a large one, and neighbours know that the large ones belong
+    angles = torch.tensor([0.0, 2 * torch.pi / 3, 4 * torch.pi / 3])
+    corners = torch.stack([angles.cos(), angles.sin()], dim=1)
+    kinds = torch.arange(3).repeat_interleave(torch.tensor([40, 40, 10]))
+    features = corners[kinds]
+    right = torch.stack([corners[:2].mean(0), corners[2]])
+    wrong = torch.stack([corners[0], corners[1:].mean(0)])
+    members = torch.where(kinds == 2, kinds, 0)
+    nearest = torch.stack([(members == m).nonzero()[:9, 0] for m in members])
+    for found, merged in ((right, wrong), (wrong, right)):
+        monkeypatch.setattr(centers, "kmeans_centers", lambda *_, a=found, **__: a)
+        monkeypatch.setattr(
+            centers, "overcluster_centers", lambda *_, a=merged, **__: a
+        )
+        kept = centers.final_centers(features, 2, nearest, n_init=1, seed=0)
+        torch.testing.assert_close(kept, right)
+        kept = centers.final_centers(features, 2, n_init=1, seed=0)
+        torch.testing.assert_close(kept, wrong)
+
+
 @pytest.mark.parametrize("recluster", [False, True])
 def test_centers_of_the_joint_phase_stay_on_demand(recluster):
     features = tight(KINDS)

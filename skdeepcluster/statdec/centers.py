@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from .._warnings import ignored
 from ..distances import simplified_silhouette, squared_distances
+from ..neighbors import normalized_association
 from .statistics import cluster_statistics
 
 FINAL_FACTOR = 3  # small clusters for each cluster, at the end
@@ -86,15 +87,27 @@ def overcluster_centers(
 
 
 def final_centers(
-    features: Tensor, n_clusters: int, *, n_init: int, seed: int
+    features: Tensor,
+    n_clusters: int,
+    neighbors: Tensor | None = None,
+    *,
+    n_init: int,
+    seed: int,
 ) -> Tensor:
-    """Centres of k-means or of over-clustering, by the simplified silhouette.
+    """Centres of k-means or of over-clustering: those that separate better.
+
+    Separation is the simplified silhouette, and where neighbours are known, plus the
+    normalised association. The silhouette counts samples, in an embedding that was
+    trained towards clusters; the association counts clusters, in the data. Each is
+    right where the other one errs.
 
     Parameters
     ----------
     features : tensor of shape (n, p)
     n_clusters : int
         At most n.
+    neighbors : int64 tensor of shape (n, k), optional
+        Nearest rows of each row in the data.
     n_init : int
         Starts of each k-means; the best one counts.
     seed : int
@@ -109,7 +122,15 @@ def final_centers(
     if n_clusters == 1:
         return centers
     merged = overcluster_centers(features, n_clusters, factor=FINAL_FACTOR, **options)
-    return max(centers, merged, key=lambda c: simplified_silhouette(features, c))
+
+    def separation(centers):
+        silhouette = simplified_silhouette(features, centers)
+        if neighbors is None:
+            return silhouette
+        labels = squared_distances(features, centers).argmin(1).cpu()
+        return silhouette + normalized_association(labels, neighbors)
+
+    return max(centers, merged, key=separation)
 
 
 def center_among_outliers(features: Tensor, score: Tensor) -> Tensor:

@@ -82,8 +82,10 @@ class StatDEC(DeepClusterer):
     recluster
         Whether the last centres are found anew in the final embedding: by k-means, and
         by k-means with three times as many centres, which are then merged. Those with
-        the larger simplified silhouette are taken; merged ones suit classes of very
-        different sizes. If not, the centres are those of the clustering loss.
+        the larger simplified silhouette are taken; where neighbours are the views, the
+        share of neighbours in the same cluster, averaged over clusters, is added to it.
+        Merged centres suit classes of very different sizes. If not, the centres are
+        those of the clustering loss.
     n_init
         Random starts of each k-means that finds the first or the last centres.
     cardinality_power

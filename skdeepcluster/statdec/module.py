@@ -58,7 +58,7 @@ class StatDECModule(ClusterModule):
 
     p: StatDEC
     saved = ["reseeds"]
-    training_only = ["online", "labels"]
+    training_only = ["online", "labels", "neighbors"]
 
     def __init__(self, p, data):
         super().__init__(p, data)
@@ -77,6 +77,7 @@ class StatDECModule(ClusterModule):
         self.register_buffer("variance", torch.ones(k))
         self.register_buffer("labels", torch.zeros(n, dtype=torch.int64))
         self.reseeds = 0
+        self.neighbors = data.neighbors
 
     @property
     def statistics(self) -> ClusterStatistics:
@@ -240,7 +241,11 @@ class StatDECModule(ClusterModule):
         self.centers.requires_grad_(False)  # an attribute of the estimator from now on
         if p.recluster:
             centers = final_centers(
-                features, p.n_clusters, n_init=p.n_init, seed=draw_seed()
+                features,
+                p.n_clusters,
+                self.neighbors,
+                n_init=p.n_init,
+                seed=draw_seed(),
             )
             self.set_centers(features, centers)
         self.assess(features)
