@@ -9,11 +9,13 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the examples train tiny networks
 
+import chart  # noqa: E402
 import tables  # noqa: E402
 
 from skdeepcluster import __version__  # noqa: E402
 
 tables.write(HERE / "generated")
+chart.write(HERE / "generated")
 
 project = "skdeepcluster"
 author = "The skdeepcluster developers"
