@@ -35,7 +35,10 @@
       else if (target.id !== "canvas") hide();
     });
   }
-  document.addEventListener("scroll", hide, { passive: true });
+  // not "scroll": the arrow keys scroll, too
+  for (const event of ["wheel", "touchmove"]) {
+    document.addEventListener(event, hide, { passive: true });
+  }
   document.addEventListener("keydown", ({ key }) => key === "Escape" && hide());
   all(".tiles").forEach((list) => {
     list.addEventListener("keydown", (event) => {
@@ -47,7 +50,7 @@
       const next = images[(at + step + images.length) % images.length] || images[0];
       hide();
       next.parentNode.classList.add("at");
-      next.scrollIntoView({ block: "nearest" });
+      next.scrollIntoView({ block: "nearest", behavior: "instant" });
       showTile(next);
     });
     list.addEventListener("blur", hide);
