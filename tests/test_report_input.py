@@ -1,7 +1,6 @@
 """What a report takes: checked before any work, and estimators of any kind."""
 
 import os
-import re
 
 import numpy as np
 import pandas as pd
@@ -14,9 +13,10 @@ from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from torch import nn
 from toy import IMAGES, make
 
-from skdeepcluster import SelectiveClusterer
+from skdeepcluster import ImageEncoder, SelectiveClusterer
 from skdeepcluster.report import _write, write_report, write_report_of
 from skdeepcluster.report._clustering import readable
 
@@ -175,6 +175,27 @@ def test_the_report_of_a_pipeline_runs_its_steps_once(tmp_path, passed):
     np.testing.assert_allclose(found["embedding"], model[:-1].transform(IMAGES))
 
 
+def test_files_that_a_step_left_out_are_in_no_cluster(tmp_path, passed):
+    paths = [tmp_path / f"{i:02}.png" for i in range(9)]
+    for path, image in zip(paths, IMAGES[:, 0], strict=False):
+        Image.fromarray(image).save(path)
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    encoder = ImageEncoder(network, image_size=8, device="cpu", on_error="skip")
+    model = make_pipeline(encoder, GaussianMixture(2, random_state=0)).fit(paths)
+    paths[4].write_text("text")
+    with pytest.warns(UserWarning, match="Their rows are NaN"):
+        write_report_of(tmp_path / "r.html", model, paths)
+    (found,) = passed
+    others = np.delete(np.arange(9), 4)
+    expected = model.predict([paths[i] for i in others])
+    np.testing.assert_array_equal(found["labels"][others], expected)
+    assert found["labels"][4] == -1 and np.isnan(found["confidence"][4])
+    assert np.isnan(found["embedding"]).any(axis=1).tolist() == [
+        i == 4 for i in range(9)
+    ]
+    assert found["warnings"] == [f"1 file was left out as unreadable: {paths[4]}."]
+
+
 def test_distances_to_centers_are_no_embedding(tmp_path, passed):
     model = KMeans(3, n_init=1, random_state=0).fit(ROWS)
     write_report_of(tmp_path / "r.html", model, ROWS, images=IMAGES)
@@ -206,7 +227,7 @@ def test_files_left_out_are_told(tmp_path):
     with pytest.warns(UserWarning, match="cannot be read"):
         page = read_page(write_report_of(tmp_path / "r.html", model, paths).read_text())
     said = [item.text for item in page.one("section", id="findings").all("li")]
-    assert re.fullmatch(r"1 file was left out, since .*03\.png\.", said[0])
+    assert said[0] == f"1 file was left out as unreadable: {paths[3]}."
     assert "1 image (7.7%) is in no cluster (label -1)." in said
 
 
