@@ -244,7 +244,7 @@ def write_report_of(
         lost = np.flatnonzero(~read)
     else:
         lost = np.flatnonzero(np.isnan(found.get("confidence", ())))
-    if len(lost) and isinstance(X[0], PATHS):
+    if len(lost) and are_pictures(X) and isinstance(X[0], PATHS):
         found["warnings"] = [_left_out([path_of(X[row]) for row in lost])]
     found |= options
     return write_report(target, images, found.pop("labels"), **found)
