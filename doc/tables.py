@@ -254,9 +254,7 @@ def encoder(record):
 
 def report(record):
     """Rows of what a report costs."""
-    head = (
-        "images;seconds;CPU seconds;peak, MiB;page, MB;pictures;copies;near-duplicates"
-    )
+    head = "images;CPU seconds;peak, MiB;page, MB;pictures;copies;near-duplicates"
     rows = [head.split(";")]
     for r in record["reports"]:
         cells = [f"{r['files']:,}", f"{r['cpu_seconds']:.1f}"]
