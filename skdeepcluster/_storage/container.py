@@ -114,15 +114,24 @@ def write(path, kind: str, document: Any, tensors: dict[str, Tensor]) -> None:
             f"{len(header)} bytes beside its arrays; at most {MAX_PARTS} and "
             f"{MAX_HEADER} are read again. Keep long lists of numbers as arrays."
         )
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for tensor in ready.values():
             file.write(_bytes(tensor))
 
 
 @contextlib.contextmanager
-def _replacing(path: Path):
-    """Open a temporary file beside ``path`` that takes its place in the end."""
+def replacing(path: Path):
+    """Open a temporary file beside ``path`` that takes its place in the end.
+
+    Parameters
+    ----------
+    path : Path
+
+    Yields
+    ------
+    file : binary file
+    """
     beside = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.tmp")
     try:
         with open(beside, "xb") as file:
