@@ -109,6 +109,8 @@ def sort_into_folders(
     given = files_of(paths)
     clusters = clusters_of(labels, len(given))
     folders = folder_names(clusters, names)
+    if not os.fspath(dest):  # which pathlib takes for the current folder
+        raise ValueError("dest is empty. Pass a folder; '.' is the current one.")
     dest = Path(os.fsdecode(dest)).expanduser()
     if dest.exists() and not dest.is_dir():
         raise NotADirectoryError(
