@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sorted_files import (
     ALL,
+    DISKS,
     LABELS,
     between_file_systems,
     contents,
@@ -141,6 +142,29 @@ def test_a_file_that_changes_before_it_is_removed(photos, tmp_path, monkeypatch)
     monkeypatch.setattr(_transfer, "sync_all", sync_all)
     places = sort_into_folders(photos, LABELS, tmp_path / "sorted", "move")
     assert Path(places[1]).read_text() == "edited"
+
+
+@pytest.mark.parametrize("disk", ["one", "two"])
+def test_a_folder_that_keeps_its_files(photos, tmp_path, monkeypatch, disk):
+    monkeypatch.setattr(os, "link", DISKS[disk])
+    before, unlink = tree(tmp_path / "photos"), os.unlink
+
+    def refuse(path, **options):
+        if path == photos[1]:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(
+        PermissionError, match=r"a/1\.jpg.*Permission denied\)"
+    ) as caught:
+        sort_into_folders(photos, LABELS, tmp_path / "sorted", "move")
+    n_moved = 1 if disk == "one" else 5
+    assert f"Before that, {n_moved} of 6 files were moved" in str(caught.value)
+    assert len(contents(tmp_path / "sorted")) == n_moved
+    assert len(contents(tmp_path / "photos")) == 6 - n_moved
+    undo_sorting(tmp_path / "sorted")
+    assert tree(tmp_path / "photos") == before and not (tmp_path / "sorted").exists()
 
 
 @each_way
