@@ -1,5 +1,6 @@
 """Sorting that is killed, or meets full disks and odd files, loses nothing."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -89,6 +90,16 @@ def test_a_disk_that_is_full_indeed(small_disk, tmp_path, how):
     undo_sorting(small_disk)
     assert tree(tmp_path / "photos") == before
     assert list(small_disk.iterdir()) == []
+    (small_disk / "own").write_bytes(bytes(2**19 - 8192))
+    with contextlib.suppress(OSError), open(small_disk / "more", "wb", 0) as file:
+        while True:
+            file.write(bytes(512))
+    with pytest.raises(OSError, match=r"The sorting cannot go on \(No space left"):
+        sort_into_folders(paths, [0] * 20, small_disk, "symlink")
+    (small_disk / "own").unlink()
+    (small_disk / "more").unlink()
+    assert len(sort_into_folders(paths, [0] * 20, small_disk, "symlink")) == 20
+    undo_sorting(small_disk)
     with pytest.raises(OSError, match="hard links stay within a file system; pass"):
         sort_into_folders(paths, [0] * 20, small_disk, "hardlink")
     undo_sorting(small_disk)
