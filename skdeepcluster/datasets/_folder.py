@@ -14,6 +14,7 @@ from sklearn.utils import Bunch
 
 from .._input.decoding import readable_formats
 from .._input.files import check_files
+from .._input.paths import named_lines
 from .._warnings import warn
 
 # images as well, which Pillow reads with a plugin or not at all
@@ -21,7 +22,6 @@ OTHER_IMAGES = set(
     ".arw .avif .cr2 .cr3 .dng .heic .heif .jp2 .jpx .jxl .nef .orf .raf .rw2 .svg"
     " .webp".split()
 )
-LISTED = 10  # files that a message names
 
 
 def load_image_folder(
@@ -79,7 +79,8 @@ def load_image_folder(
     OSError
         If subfolders cannot be read.
     ValueError
-        If the folder holds no image, or none that can be read.
+        If the folder holds no image, or none that can be read; if ``extensions`` is
+        empty.
 
     See Also
     --------
@@ -93,6 +94,8 @@ def load_image_folder(
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error={on_error!r} should be 'raise' or 'skip'.")
+    if not os.fspath(path):  # which pathlib takes for the current folder
+        raise ValueError("path is empty. Pass a folder; '.' is the current one.")
     folder = Path(os.fsdecode(path)).expanduser()
     if not folder.exists():
         raise FileNotFoundError(
@@ -107,19 +110,25 @@ def load_image_folder(
     if isinstance(extensions, str):
         extensions = (extensions,)
     known = image_extensions() if extensions is None else extensions
-    endings = tuple("." + e.lower().lstrip(".") for e in known)
+    endings = tuple("." + e.lower().lstrip("*.") for e in known)
+    if not set(endings) - {"."}:
+        raise ValueError(
+            f"extensions={extensions!r} has no endings. Pass some, such as ('.png', "
+            "'.jpg'), or None for all that Pillow reads."
+        )
     files, skipped = _list_files(folder, recursive)
     if skipped and on_error == "raise":
         raise OSError(
             f"{len(skipped)} folders in {str(folder)!r} cannot be read:"
-            f"{_lines(skipped)}\nPass on_error='skip' to leave them out."
+            f"{named_lines(skipped)}\nPass on_error='skip' to leave them out."
         )
     found = [file for file in files if file.name.lower().endswith(endings)]
     others = Counter(
         file.suffix.lower() for file in files if not file.name.lower().endswith(endings)
     )
     if not found:
-        raise ValueError(_nothing_found(folder, files, extensions, recursive))
+        expected = None if extensions is None else endings
+        raise ValueError(_nothing_found(folder, files, expected, recursive))
     if extensions is None:
         _warn_of_images(folder, others)
     if on_error == "skip":
@@ -132,7 +141,7 @@ def load_image_folder(
         if not found:
             raise ValueError(
                 f"None of the {len(bad)} images in {str(folder)!r} can be read:"
-                f"{_lines(bad)}\nPass another folder."
+                f"{named_lines(bad)}\nPass another folder."
             )
     parts = [file.relative_to(folder).parts for file in found]
     target: Any = None
@@ -185,12 +194,6 @@ def _warn_of_images(folder: Path, others: Counter[str]) -> None:
         )
 
 
-def _lines(named: list[tuple[str, str]]) -> str:
-    lines = [f"\n  {name!r}: {reason}" for name, reason in named[:LISTED]]
-    more = len(named) - LISTED
-    return "".join(lines) + (f"\n  and {more} more" if more > 0 else "")
-
-
 def _nothing_found(
     folder: Path,
     files: list[Path],
@@ -202,7 +205,7 @@ def _nothing_found(
     expected = (
         "such as .png and .jpg, which Pillow reads"
         if extensions is None
-        else ", ".join("." + e.lower().lstrip(".") for e in extensions)
+        else ", ".join(extensions)
     )
     deeper = "" if recursive else ", or recursive=True to look into subfolders"
     return (
