@@ -1,16 +1,16 @@
 """Choose the number of clusters where it is known, and write a JSON record.
 
 ``--features`` names a folder of ``.npz`` files with ``X`` (n, d) and ``y``, as
-``extract_features.py`` makes them; ``--packs`` a folder of packs of images, of which the
-pixels are clustered. Neither is part of the project; digits and drawn Gaussians need no
-file. Classes are used to draw parts of the data and to score, never to choose.
+``extract_features.py`` makes them; ``--packs`` a folder of packs of images, of which
+the pixels are clustered. Neither is part of the project; digits and drawn Gaussians
+need no file. Classes are used to draw parts of the data and to score, never to choose.
 
     python examples/benchmarks/n_clusters.py --features FOLDER --packs FOLDER \
         --json examples/benchmarks/records/n_clusters.json
 
-What the record has is not run again. The rule of the choice, and its two constants, were
-found on the sets of ``TUNING``, with other seeds; those of ``REPORTING`` were not looked
-at before.
+What the record has is not run again. The rule of the choice and its constants were
+found on the sets of ``TUNING``, with other seeds, and on other Gaussians; the other
+sets of ``REPORTING`` were not looked at before.
 """
 
 import argparse
@@ -131,7 +131,7 @@ def trees(X, y, seed):
     direct = KMeans(k, n_init=3, random_state=seed).fit_predict(Z)
     found = {"ari_of_k_means": adjusted_rand_score(y, direct)}
     for method in ("ward", "average"):
-        labels = MergeTree.from_labels(Z, leaves, method=method).labels_at(k)
+        labels = MergeTree(Z, leaves, method=method).labels_at(k)
         found[f"ari_of_{method}"] = adjusted_rand_score(y, labels)
     return found
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import euclidean_distances
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing, check_array
+from sklearn.utils import check_array
 
 
 def comparable_embedding(estimator: Any, X: Any) -> Any:
@@ -55,20 +55,20 @@ def own_embedding(estimator: Any, X: Any) -> Any:
     """Embed X as a clusterer learnt to; None if it learnt no embedding."""
     if not hasattr(estimator, "transform"):
         return None
-    embedding = estimator.transform(X)
-    if _are_distances(estimator, X, embedding):
-        return None
-    return check_array(embedding, ensure_all_finite="allow-nan")
+    embedding = check_array(
+        estimator.transform(X), accept_sparse="csr", ensure_all_finite="allow-nan"
+    )
+    return None if _are_distances(estimator, X, embedding) else embedding
 
 
 def _are_distances(estimator, X, embedding):
     """Whether an embedding holds the distances of X to the centres."""
+    n_features = getattr(estimator, "n_features_in_", None)
     for name in ("cluster_centers_", "subcluster_centers_"):  # the latter of Birch
         centers = np.asarray(getattr(estimator, name, ()))
         # centres among the rows of X: those of deep estimators are in the embedding
-        among_rows = centers.ndim == 2 and centers.shape[1] == np.shape(X)[-1]
-        if among_rows and len(centers) == np.shape(embedding)[1]:
-            first = check_array(_safe_indexing(X, [0]), accept_sparse="csr")
-            distances = euclidean_distances(first, centers)
-            return np.allclose(np.asarray(embedding)[0], distances, rtol=1e-3)
+        if centers.shape == (embedding.shape[1], n_features):
+            rows = check_array(X, accept_sparse="csr")
+            distances = euclidean_distances(rows[:1], centers)
+            return np.allclose(embedding[:1], distances, rtol=1e-3)
     return False

@@ -40,7 +40,7 @@ def choose(results) -> Choice:
     numbers = results["n_clusters"]
     stability, silhouette = results["stability"], results["silhouette"]
     most = stability.max()
-    stable = stability >= most - (1 - STABLE) * abs(most)
+    stable = stable_ones(stability)
     ranked = np.flatnonzero(stable)[np.argsort(-silhouette[stable], kind="stable")]
     best = int(ranked[0])
     highest = silhouette[best]
@@ -62,6 +62,12 @@ def choose(results) -> Choice:
         )
     candidates = [int(numbers[i]) for i in close]
     return Choice(best, candidates, confidence, f"{reason} {remark}")
+
+
+def stable_ones(stability):
+    """Which numbers of clusters are stable enough to be chosen, (n_candidates,)."""
+    most = stability.max()
+    return stability >= most - (1 - STABLE) * abs(most)
 
 
 def _judge(best, close, stability, at_end, numbers):

@@ -21,16 +21,13 @@ class MergeTree:
     look at the tree in a :class:`~skdeepcluster.plots.DendrogramDisplay`, and cut it
     where clusters that belong together are merged and others are not yet.
 
-    Make it with :meth:`from_estimator` or :meth:`from_labels`.
-
     Parameters
     ----------
-    centers : ndarray of shape (n_leaves, d)
-        Means of the clusters that are merged.
-    sizes : ndarray of shape (n_leaves,), int
-        The number of samples in each.
-    labels : ndarray of shape (n,), int
-        The leaf of each sample, from 0 to ``n_leaves - 1``; -1 for none.
+    embedding : array-like of shape (n, d)
+        Where distances are measured.
+    labels : array-like of shape (n,), int
+        Cluster of each sample; rows of -1 are in no cluster. Leaves are numbered as
+        the labels are, without those that no sample has.
     method : {"ward", "average"}, default="ward"
         Which clusters are near. ``"ward"`` merges the two whose merger adds least to
         the sum of squared distances to the centres, so that small clusters go first;
@@ -42,10 +39,23 @@ class MergeTree:
     linkage_ : ndarray of shape (n_leaves - 1, 4), float64
         The mergers, in the format of :func:`scipy.cluster.hierarchy.linkage`: the two
         clusters, their distance, and the number of leaves in both.
+    centers_ : ndarray of shape (n_leaves, d), float64
+        Mean of each leaf.
+    sizes_ : ndarray of shape (n_leaves,), int64
+        Samples in each.
+    members_ : list of n_leaves ndarrays of int64
+        Which samples these are, the one nearest to the centre first.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ, fewer than two clusters have samples, or there is no such
+        ``method``.
 
     See Also
     --------
     NClustersSearch : Counts in place of you.
+    skdeepcluster.plots.DendrogramDisplay : The tree, with images.
 
     References
     ----------
@@ -59,7 +69,7 @@ class MergeTree:
     --------
     >>> from skdeepcluster.model_selection import MergeTree
     >>> X = [[0.0], [1.0], [5.0], [5.5], [9.0]]
-    >>> tree = MergeTree.from_labels(X, [0, 1, 2, 2, 3])
+    >>> tree = MergeTree(X, [0, 1, 2, 2, 3])
     >>> tree.labels_at(2)
     array([0, 0, 1, 1, 1])
     >>> tree.linkage_.shape
@@ -68,24 +78,32 @@ class MergeTree:
 
     def __init__(
         self,
+        embedding: ArrayLike,
+        labels: ArrayLike,
         *,
-        centers: NDArray[Any],
-        sizes: NDArray[np.int64],
-        labels: NDArray[np.int64],
         method: Literal["ward", "average"] = "ward",
     ) -> None:
         if method not in ("ward", "average"):
             raise ValueError(f"method={method!r} should be 'ward' or 'average'.")
-        if len(centers) < 2:
+        rows = check_array(embedding, ensure_all_finite="allow-nan", dtype=np.float64)
+        labels = column_or_1d(labels).astype(np.int64)
+        check_consistent_length(rows, labels)
+        found = np.unique(labels[labels >= 0])
+        if len(found) < 2:
             raise ValueError(
-                f"Got {len(centers)} cluster, which has none to be merged with. Pass a "
+                f"Got {len(found)} cluster, which has none to be merged with. Pass a "
                 "clustering of two or more; of many for a tree worth looking at."
             )
-        self.centers = centers
-        self.sizes = sizes
-        self.labels = labels
         self.method = method
-        self.linkage_ = merged(centers, sizes, method)
+        self.labels = labels
+        self.sizes_ = np.bincount(labels[labels >= 0])[found]
+        self.centers_ = np.array([rows[labels == k].mean(axis=0) for k in found])
+        self.members_ = []
+        for cluster, center in zip(found, self.centers_, strict=True):
+            members = np.flatnonzero(labels == cluster)
+            distances = np.square(rows[members] - center).sum(axis=1)
+            self.members_.append(members[distances.argsort(kind="stable")])
+        self.linkage_ = merged(self.centers_, self.sizes_, method)
 
     @classmethod
     def from_estimator(
@@ -117,54 +135,8 @@ class MergeTree:
             If fewer than two clusters have samples.
         """
         X = listed(X)
-        return cls.from_labels(
-            comparable_embedding(estimator, X), estimator.predict(X), method=method
-        )
-
-    @classmethod
-    def from_labels(
-        cls,
-        embedding: ArrayLike,
-        labels: ArrayLike,
-        *,
-        method: Literal["ward", "average"] = "ward",
-    ) -> MergeTree:
-        """Merge clusters of any origin.
-
-        Parameters
-        ----------
-        embedding : array-like of shape (n, d)
-            Where distances are measured.
-        labels : array-like of shape (n,), int
-            Cluster of each sample; rows of -1 are in no cluster. Leaves are numbered
-            as the labels are, without those that no sample has.
-        method : {"ward", "average"}, default="ward"
-            Which clusters are near: see :class:`MergeTree`.
-
-        Returns
-        -------
-        tree : MergeTree
-
-        Raises
-        ------
-        ValueError
-            If the lengths differ, or fewer than two clusters have samples.
-        """
-        embedding = check_array(embedding, ensure_all_finite="allow-nan")
-        labels = column_or_1d(labels).astype(np.int64)
-        check_consistent_length(embedding, labels)
-        found, leaves = np.unique(labels, return_inverse=True)
-        leaves = leaves - np.sum(found < 0)  # one number at most is below 0
-        leaves = np.maximum(leaves, -1)
-        n_leaves = int(np.sum(found >= 0))
-        centers = [embedding[leaves == k].mean(axis=0) for k in range(n_leaves)]
-        sizes = np.bincount(leaves[leaves >= 0], minlength=n_leaves)
-        return cls(
-            centers=np.array(centers, np.float64),
-            sizes=sizes,
-            labels=leaves,
-            method=method,
-        )
+        embedding = comparable_embedding(estimator, X)
+        return cls(embedding, estimator.predict(X), method=method)
 
     def leaves_at(self, n_clusters: int) -> NDArray[np.int64]:
         """Tell which cluster each leaf is in once only some clusters are left.
@@ -184,7 +156,7 @@ class MergeTree:
         ValueError
             If there are not so many clusters.
         """
-        n_leaves = len(self.sizes)
+        n_leaves = len(self.sizes_)
         if not 1 <= n_clusters <= n_leaves:
             raise ValueError(
                 f"n_clusters={n_clusters!r} should be from 1 to {n_leaves}, the number "
@@ -214,7 +186,12 @@ class MergeTree:
         ValueError
             If there are not so many clusters.
         """
-        return np.append(self.leaves_at(n_clusters), -1)[self.labels]
+        labels = np.full(len(self.labels), -1)
+        for members, left in zip(
+            self.members_, self.leaves_at(n_clusters), strict=True
+        ):
+            labels[members] = left
+        return labels
 
 
 def merged(centers, sizes, method):

@@ -8,6 +8,7 @@ from numbers import Integral
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import ClusterMixin, MetaEstimatorMixin, _fit_context, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
@@ -18,7 +19,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 from .._engine.randomness import make_seed
 from .._estimator import DeepClusterer
 from .._input.paths import listed
-from .._parameters import Count, Declared, RandomState
+from .._parameters import Auto, Count, Declared, RandomState
 from ..metrics._spaces import comparable_embedding
 from ._choice import choose
 from ._gathering import by_refits, fit_to, in_embedding, labels_of
@@ -60,8 +61,9 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
         or a pipeline that ends in one. It is cloned; the steps of a pipeline before
         the last one are fitted once, to all samples.
     n_clusters
-        Numbers of clusters to try, from 2 to half the number of samples. An int asks
-        for that number alone: the evidence for it is gathered, and nothing is chosen.
+        Numbers of clusters to try, from 2 to half the number of samples. ``"auto"`` is
+        ``range(2, 16)``, or as far as the samples reach. An int asks for that number
+        alone: the evidence for it is gathered, and nothing is chosen.
     parameter
         Name of the parameter that takes the number, such as
         ``"estimator__n_clusters"`` if the estimator is wrapped in another one.
@@ -138,7 +140,7 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
     """
 
     estimator: Clusterer = field(kw_only=False)
-    n_clusters: Count | Numbers = field(default=range(2, 16), kw_only=False)
+    n_clusters: Count | Numbers | Auto = field(default="auto", kw_only=False)
     parameter: str = "auto"
     strategy: Literal["auto", "embedding", "refit"] = "auto"
     n_splits: Count = 4
@@ -170,6 +172,7 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
         numbers = self._numbers(_num_samples(X))
         front, last, parameter = self._parts()
         Z = X if front is None else front.fit_transform(X, y)
+        Z = Z.tocsr() if issparse(Z) else Z  # some formats have no rows to take
         seed = make_seed(self.random_state)
         if self._embeds(last):
             learnt = fit_to(last, parameter, numbers[-1], Z, y)
@@ -195,6 +198,8 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
     def _numbers(self, n_samples):
         """Numbers of clusters, increasing, checked."""
         given = self.n_clusters
+        if isinstance(given, str):
+            given = range(2, min(16, 1 + max(2, n_samples // 2)))
         alone = isinstance(given, Integral)
         numbers = sorted(set([given] if alone else given))
         if not numbers or not all(isinstance(k, Integral) for k in numbers):
@@ -318,6 +323,23 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
         check_is_fitted(self)
         return self.best_estimator_.transform(X)
 
+    @_can("transform")
+    def fit_transform(self, X, y=None):
+        """Fit, and embed the samples; the estimator needs a ``transform``.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            Whatever the estimator takes.
+        y : ignored by clusterers
+            Handed on to the estimator.
+
+        Returns
+        -------
+        embedding : ndarray of shape (n, d)
+        """
+        return self.fit(X, y).transform(X)
+
     @_can("score")
     def score(self, X, y=None):
         """Score the best estimator by its own ``score``.
@@ -379,6 +401,7 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
         tags = super().__sklearn_tags__()
         inner = get_tags(self.estimator)
         tags.input_tags = inner.input_tags
+        tags.transformer_tags = inner.transformer_tags
         tags.non_deterministic = inner.non_deterministic
         return tags
 
@@ -386,7 +409,7 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
 def select_n_clusters(
     estimator: Any,
     X: Any,
-    n_clusters: Sequence[int] | int = range(2, 16),
+    n_clusters: Sequence[int] | int | Literal["auto"] = "auto",
     **options: Any,
 ) -> NClustersSearch:
     """Choose the number of clusters of X without labels.
@@ -398,8 +421,9 @@ def select_n_clusters(
         pipeline that ends in one. It is cloned.
     X : array-like or list of paths
         Whatever the estimator takes.
-    n_clusters : range or list of int, default=range(2, 16)
-        Numbers of clusters to try.
+    n_clusters : range or list of int, int or "auto", default="auto"
+        Numbers of clusters to try. ``"auto"`` is ``range(2, 16)``, or as far as the
+        samples reach: to half of them.
     **options
         Further parameters of :class:`NClustersSearch`, such as ``random_state``.
 
