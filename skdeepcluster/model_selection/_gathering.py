@@ -118,7 +118,8 @@ def by_refits(clusterer, parameter, X, y, numbers, search, seed):
                 _compare(space, [np.asarray(one)[read] for one in said], halves)
             )
         agreement, neighbours = np.array(pairs).T
-        sizes = np.bincount(labels, minlength=k)
+        kept = labels[labels >= 0]  # a reject option leaves some without a label
+        sizes = np.bincount(kept, minlength=k)
         rows.append(
             {
                 "n_clusters": k,
@@ -126,8 +127,8 @@ def by_refits(clusterer, parameter, X, y, numbers, search, seed):
                 "stability_std": agreement.std(),
                 "silhouette": silhouettes.of(labels),
                 "generalization": neighbours.mean(),
-                "smallest": sizes.min() / len(labels),
-                "balance": cluster_balance(labels, n_clusters=len(sizes)),
+                "smallest": sizes.min() / len(kept),
+                "balance": cluster_balance(kept, n_clusters=len(sizes)),
             }
         )
         if search.verbose:

@@ -8,10 +8,9 @@ from numbers import Integral
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from scipy.sparse import issparse
 from sklearn.base import ClusterMixin, MetaEstimatorMixin, _fit_context, clone
 from sklearn.pipeline import Pipeline
-from sklearn.utils import get_tags
+from sklearn.utils import get_tags, indexable
 from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
@@ -172,7 +171,7 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
         numbers = self._numbers(_num_samples(X))
         front, last, parameter = self._parts()
         Z = X if front is None else front.fit_transform(X, y)
-        Z = Z.tocsr() if issparse(Z) else Z  # some formats have no rows to take
+        Z, y = indexable(Z, y)  # halves of them will be taken
         seed = make_seed(self.random_state)
         if self._embeds(last):
             learnt = fit_to(last, parameter, numbers[-1], Z, y)
@@ -439,7 +438,7 @@ def select_n_clusters(
     >>> from sklearn.datasets import make_blobs
     >>> from sklearn.mixture import GaussianMixture
     >>> from skdeepcluster.model_selection import select_n_clusters
-    >>> X, _ = make_blobs(300, centers=3, cluster_std=0.6, random_state=1)
+    >>> X, _ = make_blobs(300, centers=3, cluster_std=0.6, random_state=4)
     >>> mixture = GaussianMixture(random_state=0)
     >>> search = select_n_clusters(mixture, X, range(2, 7), random_state=0)
     >>> search.n_clusters_, search.candidates_
