@@ -35,10 +35,10 @@ print(search.reason_)
 print("numbers to look at:", search.candidates_)
 
 # %%
-# The curves. Below five, clusters hold two digits, and which two depends on the draw. At
-# six and seven the ones fall apart into those with a foot, with a roof, and bare strokes:
-# nothing says that a digit is one cluster. The smallest cluster tells it, and so will
-# a look at the images.
+# The curves. Below five, clusters hold two digits, and which two depends on the draw.
+# At six and seven the ones fall apart into those with a foot, with a roof, and bare
+# strokes: nothing says that a digit is one cluster. The smallest cluster tells it, and
+# so does a look at the images.
 
 NClustersDisplay.from_search(search)
 

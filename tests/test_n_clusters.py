@@ -176,6 +176,15 @@ def test_auto_reaches_to_half_of_the_samples():
     assert search.fit(X[:10]).results_["n_clusters"].tolist() == [2, 3, 4, 5]
 
 
+def test_of_many_samples_some_are_enough():
+    search = NClustersSearch(KMEANS, [3, 4, 5], max_samples=100, random_state=0).fit(X)
+    assert search.space_.shape == (100, 3) and search.n_clusters_ == 4
+    alone = KMeans(4, n_init=3, random_state=0).fit(X)
+    np.testing.assert_array_equal(search.labels_, alone.labels_)
+    with pytest.raises(ValueError, match="up to 51 with n_samples = 100"):
+        search.set_params(n_clusters=[51]).fit(X)
+
+
 SMALL = {
     "max_epochs": 3,
     "lr": 0.01,
@@ -213,6 +222,11 @@ def test_image_files_that_cannot_be_read_are_left_out(tmp_path):
             search.fit(paths)
         assert np.flatnonzero(search.labels_ == -1).tolist() == [4]
         assert len(search.space_) == 29
+    wrapped = NClustersSearch(SelectiveClusterer(toy), [2, 3], n_splits=1)
+    wrapped.set_params(parameter="estimator__n_clusters", max_samples=20)
+    with pytest.warns(UserWarning, match="4.png"):
+        assert len(wrapped.fit(paths).space_) in (19, 20)  # one embedding, of Toy
+    assert wrapped.space_.shape[1] == 4
 
 
 def test_lines_are_written_where_they_are_wanted(capsys):
