@@ -61,10 +61,10 @@ def choose(results) -> Choice:
             f"{numbers[best]} is the smallest number of clusters with a silhouette "
             "within one per cent of the highest"
         )
+    steadiest = numbers[int(stability.argmax())]
     reason += (
         f" ({silhouette[best]:.2f}) of {among}. Two halves of the data agree on them "
-        f"to {stability[best]:.2f}; the most, on {numbers[int(stability.argmax())]}, is "
-        f"{most:.2f}."
+        f"to {stability[best]:.2f}; the most, on {steadiest}, is {most:.2f}."
     )
     if len(left_out):
         reason += (
