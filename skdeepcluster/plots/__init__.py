@@ -3,6 +3,8 @@
 They need matplotlib: ``pip install skdeepcluster[plot]``.
 """
 
+from ._confusion import ConfusionDisplay
+from ._embedding import EmbeddingDisplay
 from ._facets import FacetsDisplay
 from ._generated import GeneratedSheetDisplay
 from ._history import HistoryDisplay
@@ -11,6 +13,8 @@ from ._sheet import ClusterSheetDisplay
 
 __all__ = [
     "ClusterSheetDisplay",
+    "ConfusionDisplay",
+    "EmbeddingDisplay",
     "FacetsDisplay",
     "GeneratedSheetDisplay",
     "HistoryDisplay",
