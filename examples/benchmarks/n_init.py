@@ -2,12 +2,11 @@
 
 Each method runs with several seeds on the same rows. Each run gets scores that need no
 labels: at its end, and after the first third of its training, of k-means in the
-embedding. The record has the labels of each run, a character for each row, so that
-agreement of runs and consensus are worked out without the data:
+embedding. The record has the labels of each run, a character for each row: of these,
+the agreement of the runs and their consensus are worked out.
 
     python examples/benchmarks/n_init.py --features FOLDER --packs FOLDER \
         --json examples/benchmarks/records/n_init.json
-    python examples/benchmarks/n_init.py --show examples/benchmarks/records/n_init.json
 
 ``FOLDER`` of features has ``.npz`` files with ``X`` (n, d) and ``y``, as
 ``extract_features.py`` makes them; that of packs is the one of ``real_images.py``, and
@@ -24,16 +23,28 @@ import record
 import torch
 from heads import generalisation_score
 from real_images import read, scores
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import spearmanr
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
+from sklearn.metrics.cluster import contingency_matrix
 from sklearn.neighbors import NearestNeighbors
 from skorch.callbacks import Callback
 
 from skdeepcluster import SCL, DigPro, StatDEC
+from skdeepcluster.consensus import (
+    matched,
+    most_central,
+    most_voted,
+    overlaps,
+    pairwise_ari,
+    vote,
+)
 from skdeepcluster.distances import simplified_silhouette
+from skdeepcluster.metrics import cluster_balance
 
-METHODS = {"SCL": SCL, "DigPro": DigPro, "StatDEC": StatDEC}
+METHODS = {"k-means": None, "SCL": SCL, "DigPro": DigPro, "StatDEC": StatDEC}
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # one character a label
 KEY = ("data", "method", "seed")
 LABEL_FREE = (
@@ -42,6 +53,7 @@ LABEL_FREE = (
     "confidence",
     "generalisation",
     "neighbours",
+    "balance",
     "centrality",
     "early_score",
     "early_centrality",
@@ -93,41 +105,134 @@ def run(args, name, method, seed, X, y, reduced, near):
     """Fit one method, and score it with labels and without."""
     n_clusters = len(np.unique(y))
     early = Early(n_clusters, args.share)
-    model = METHODS[method](
-        n_clusters, device="cpu", callbacks=[early], random_state=seed
-    )
     began = time.process_time()
+    if method == "k-means":
+        model = KMeans(n_clusters, n_init=1, random_state=seed)
+        X = reduced
+    else:
+        model = METHODS[method](
+            n_clusters, device="cpu", callbacks=[early], random_state=seed
+        )
     labels = model.fit(X).labels_
-    seconds = time.process_time() - began
-    return {
+    row = {
         "data": name,
         "method": method,
         "seed": seed,
         "n": len(X),
-        "cpu_seconds": seconds,
+        "cpu_seconds": time.process_time() - began,
         **scores(y, labels),
-        "score": model.score(X),
+        "score": float(model.score(X)),
         "silhouette": float(silhouette_score(reduced, labels)),
-        "confidence": float(model.predict_proba(X).max(axis=1).mean()),
         "generalisation": generalisation_score(reduced, labels),
         "neighbours": float((labels[near] == labels[:, None]).mean()),
+        "balance": cluster_balance(labels, n_clusters),
         "labels": as_text(labels),
-        "early_score": early.score_,
-        "early_labels": as_text(early.labels_),
     }
+    if method != "k-means":
+        row["confidence"] = float(model.predict_proba(X).max(axis=1).mean())
+        row["early_score"] = early.score_
+        row["early_labels"] = as_text(early.labels_)
+    return row
+
+
+def consensus(labels):
+    """Labels by the votes of several runs, and the share of the runs that agree.
+
+    It is :class:`ConsensusClusterer` with one vote a run.
+    """
+    reference = labels[most_central(pairwise_ari(labels))]
+    n_clusters = reference.max() + 1
+    votes = [np.eye(one.max() + 1)[one] for one in labels]
+    matches = [
+        matched(overlaps(one, reference, one.max() + 1, n_clusters)) for one in labels
+    ]
+    voted = most_voted(vote(votes, matches, n_clusters))
+    runs = [match[one] for one, match in zip(labels, matches, strict=True)]
+    return voted, np.mean([run == voted for run in runs], axis=0)
+
+
+def centrality(labels):
+    """Mean ARI of each run with the others."""
+    ari = pairwise_ari(labels)
+    return (ari.sum(axis=1) - 1) / (len(ari) - 1)
+
+
+def group(y, runs):
+    """What the label-free scores say of the runs of one method on one data set.
+
+    Returns
+    -------
+    group : dict
+        ACC of the runs; for each label-free score ACC of the run that it would keep,
+        and its rank correlation with ACC; ACC of the consensus, of its samples on
+        which all runs agree, and the share of these.
+    """
+    labels = [as_labels(run["labels"]) for run in runs]
+    acc = np.array([run["acc"] for run in runs])
+    values = {
+        name: [run[name] for run in runs] for name in LABEL_FREE if name in runs[0]
+    }
+    values["centrality"] = centrality(labels)
+    if "early_labels" in runs[0]:
+        early = [as_labels(run["early_labels"]) for run in runs]
+        values["early_centrality"] = centrality(early)
+    voted, agreement = consensus(labels)
+    table = contingency_matrix(y, voted)
+    classes = dict(zip(*linear_sum_assignment(table, maximize=True)[::-1], strict=True))
+    right = np.array([classes.get(label, -1) for label in voted]) == y
+    all_agree = agreement == 1
+    return {
+        "seeds": len(runs),
+        "mean": acc.mean(),
+        "worst": acc.min(),
+        "best": acc.max(),
+        "kept": {name: acc[np.argmax(v)] for name, v in values.items()},
+        "correlation": {
+            name: None if np.ptp(v) == 0 else float(spearmanr(v, acc).statistic)
+            for name, v in values.items()
+        },
+        "consensus": right.mean(),
+        "all_agree": all_agree.mean(),
+        "consensus_where_all_agree": right[all_agree].mean(),
+        "consensus_elsewhere": right[~all_agree].mean()
+        if not all_agree.all()
+        else None,
+    }
+
+
+def groups(result):
+    """The groups of a record, in the order of its runs."""
+    found = {}
+    for run in result["runs"]:
+        found.setdefault((run["data"], run["method"]), []).append(run)
+    return [
+        {
+            "data": data,
+            "method": method,
+            "n": runs[0]["n"],
+            **group(as_labels(result["classes"][data]), runs),
+        }
+        for (data, method), runs in found.items()
+        if len(runs) > 2
+    ]
 
 
 def stored(path):
     """The record at a path, or an empty one."""
     if path is None or not Path(path).exists():
-        return {"parts": [], "classes": {}, "runs": []}
+        return {
+            "script": "examples/benchmarks/n_init.py",
+            "parts": [],
+            "classes": {},
+            "runs": [],
+        }
     return json.loads(Path(path).read_text())
 
 
 def measure(args):
     """Run what the record at ``args.json`` lacks, and write it after each run."""
     result = stored(args.json)
-    hidden = ("json", "packs", "features", "show")  # a record names no path
+    hidden = ("json", "packs", "features")  # a record names no path
     part = {
         "arguments": {k: v for k, v in vars(args).items() if k not in hidden},
         "environment": record.environment(),
@@ -149,16 +254,15 @@ def measure(args):
                 result["runs"].append(row)
                 shown = {k: v for k, v in row.items() if "labels" not in k}
                 print(shown, flush=True)
-                record.write(
-                    args.json, script="examples/benchmarks/n_init.py", **result
-                )
+                record.write(args.json, **result)
+    result["groups"] = groups(result)
+    record.write(args.json, **result)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", help="folder of .npz files with X and y")
     parser.add_argument("--packs", help="folder of packs of images")
-    parser.add_argument("--show", help="record of which to print the table")
     parser.add_argument(
         "--names", nargs="+", default=["cifar_train", "imagenette", "mnist_train"]
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -164,7 +164,7 @@ class ConfusionDisplay:
             If matplotlib is not installed.
         """
         plt = pyplot(f"{type(self).__name__}.plot")
-        from matplotlib.colors import LinearSegmentedColormap
+        from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
         n_rows, n_columns = self.table.shape
         few = max(n_rows, n_columns) <= FEW
@@ -176,14 +176,15 @@ class ConfusionDisplay:
         ax = figure.subplots()
         self.figure_, self.ax_ = figure, ax
         shares = self.table / np.maximum(self.table.sum(axis=1, keepdims=True), 1)
-        colors = LinearSegmentedColormap.from_list("", [background(figure), LINE])
+        ends = [background(figure), to_rgb(LINE)]
+        colors = LinearSegmentedColormap.from_list("", ends)
         ax.imshow(shares, cmap=colors, vmin=0, vmax=1)
         for (i, j), count in np.ndenumerate(self.table):
             if count:
                 text = brief(count)
                 if few:
                     text += f"\n{shares[i, j]:.0%}"
-                style = {"size": 8 if few else 6, "linespacing": 1.1}
+                style: dict[str, Any] = {"size": 8 if few else 6, "linespacing": 1.1}
                 ink = "0.95" if is_dark(colors(shares[i, j])) else "0.1"
                 ax.text(j, i, text, ha="center", va="center", color=ink, **style)
         upright = few and max(len(str(label)) for label in self.columns) <= 6

@@ -40,11 +40,11 @@ def background(figure: Any) -> tuple[float, float, float]:
     """Colour behind a figure, or behind the one that a transparent one is part of."""
     from matplotlib.colors import to_rgba
 
-    *rgb, alpha = to_rgba(figure.get_facecolor())
+    red, green, blue, alpha = to_rgba(figure.get_facecolor())
     parent = getattr(figure, "figure", figure)
     if alpha == 0:
         return background(parent) if parent is not figure else (1.0, 1.0, 1.0)
-    return tuple(rgb)
+    return red, green, blue
 
 
 def is_dark(rgb: Any) -> bool:
