@@ -142,6 +142,35 @@ def confidence(record):
     return rows
 
 
+def n_init(record):
+    """Rows of which run a score without labels keeps, and of the consensus of all."""
+    kept = {
+        "score": "`score`",
+        "silhouette": "silhouette",
+        "confidence": "confidence",
+        "generalisation": "generalisation",
+        "neighbours": "neighbours",
+        "balance": "balance",
+        "centrality": "centrality",
+        "early_score": "early score",
+        "early_centrality": "early centrality",
+    }
+    header = ["data", "method", "runs", "mean", "worst", "best", *kept.values()]
+    rows = [[*header, "consensus", "all agree", "ACC of these", "of the others"]]
+    keys = ("consensus", "all_agree", "consensus_where_all_agree")
+    for one in record["groups"]:
+        row = [one["data"], one["method"], str(one["seeds"])]
+        row += [f"{one[key]:.3f}" for key in ("mean", "worst", "best")]
+        row += [decimals(one["kept"].get(name)) for name in kept]
+        rows.append([*row, *(decimals(one[k]) for k in (*keys, "consensus_elsewhere"))])
+    return rows
+
+
+def decimals(value):
+    """A score with three decimals, or nothing if there is none."""
+    return "" if value is None else f"{value:.3f}"
+
+
 def sampling(record):
     """Rows of the time that drawing images takes."""
     rows = [["denoiser", "images", "steps", "guidance", "seconds", "CPU s"]]
@@ -311,6 +340,7 @@ TABLES = {
     "paper_mnist": paper_mnist,
     "calibration": calibration,
     "confidence": confidence,
+    "n_init": n_init,
     "sampling": sampling,
     "curves": curves,
     "engine": engine,
