@@ -149,20 +149,19 @@ def n_init(record):
         "silhouette": "silhouette",
         "confidence": "confidence",
         "generalisation": "generalisation",
-        "neighbours": "neighbours",
         "balance": "balance",
-        "centrality": "centrality",
-        "early_score": "early score",
-        "early_centrality": "early centrality",
+        "centrality": "agreement",
+        "early_score": "early silhouette",
+        "early_centrality": "early agreement",
     }
-    header = ["data", "method", "runs", "mean", "worst", "best", *kept.values()]
-    rows = [[*header, "consensus", "all agree", "ACC of these", "of the others"]]
+    header = ["data", "method", "runs", "mean", "worst to best", *kept.values()]
+    rows = [[*header, "consensus", "settled", "ACC of these"]]
     keys = ("consensus", "all_agree", "consensus_where_all_agree")
     for one in record["groups"]:
-        row = [one["data"], one["method"], str(one["seeds"])]
-        row += [f"{one[key]:.3f}" for key in ("mean", "worst", "best")]
-        row += [decimals(one["kept"].get(name)) for name in kept]
-        rows.append([*row, *(decimals(one[k]) for k in (*keys, "consensus_elsewhere"))])
+        spread = f"{one['worst']:.3f} to {one['best']:.3f}"
+        row = [one["data"], one["method"], str(one["seeds"]), f"{one['mean']:.3f}"]
+        row += [spread, *(decimals(one["kept"].get(name)) for name in kept)]
+        rows.append([*row, *(decimals(one[key]) for key in keys)])
     return rows
 
 

@@ -25,7 +25,7 @@ from heads import generalisation_score
 from real_images import read, scores
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import spearmanr
-from sklearn.cluster import KMeans
+from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 from sklearn.metrics.cluster import contingency_matrix
@@ -42,7 +42,7 @@ from skdeepcluster.consensus import (
     vote,
 )
 from skdeepcluster.distances import simplified_silhouette
-from skdeepcluster.metrics import cluster_balance
+from skdeepcluster.metrics import cluster_balance, clustering_accuracy
 
 METHODS = {"k-means": None, "SCL": SCL, "DigPro": DigPro, "StatDEC": StatDEC}
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # one character a label
@@ -151,6 +151,14 @@ def consensus(labels):
     return voted, np.mean([run == voted for run in runs], axis=0)
 
 
+def by_linkage(labels, n_clusters):
+    """Labels by average linkage of the shares of the runs that part two samples."""
+    runs = np.stack(labels, axis=1)
+    parted = np.mean(runs[:, None] != runs, axis=2)
+    model = AgglomerativeClustering(n_clusters, metric="precomputed", linkage="average")
+    return model.fit_predict(parted)
+
+
 def centrality(labels):
     """Mean ARI of each run with the others."""
     ari = pairwise_ari(labels)
@@ -165,7 +173,8 @@ def group(y, runs):
     group : dict
         ACC of the runs; for each label-free score ACC of the run that it would keep,
         and its rank correlation with ACC; ACC of the consensus, of its samples on
-        which all runs agree, and the share of these.
+        which all runs agree, and the share of these. Beside it, the consensus by the
+        linkage of co-associations (Fred and Jain, 2005).
     """
     labels = [as_labels(run["labels"]) for run in runs]
     acc = np.array([run["acc"] for run in runs])
@@ -192,6 +201,7 @@ def group(y, runs):
             for name, v in values.items()
         },
         "consensus": right.mean(),
+        "by_linkage": clustering_accuracy(y, by_linkage(labels, len(np.unique(y)))),
         "all_agree": all_agree.mean(),
         "consensus_where_all_agree": right[all_agree].mean(),
         "consensus_elsewhere": right[~all_agree].mean()
