@@ -27,6 +27,8 @@ class MetaClusterer(MetaEstimatorMixin, ClusterMixin, Declared):
     ----------
     n_features_in_, feature_names_in_ : int, ndarray of str
         Those of ``estimator_``, if it has them.
+    image_shape_, layout_ : tuple (C, H, W), Layout
+        Those of ``estimator_``, if it has them, by which displays show images.
     """
 
     @can("transform")
@@ -119,6 +121,16 @@ class MetaClusterer(MetaEstimatorMixin, ClusterMixin, Declared):
     def feature_names_in_(self):
         check_is_fitted(self)
         return self.estimator_.feature_names_in_
+
+    @property
+    def image_shape_(self):
+        check_is_fitted(self)
+        return self.estimator_.image_shape_
+
+    @property
+    def layout_(self):
+        check_is_fitted(self)
+        return self.estimator_.layout_
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -1,6 +1,9 @@
 """Several runs of one clusterer: what they agree on."""
 
+import os
 import pickle
+import signal
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,6 +19,8 @@ from sklearn.mixture import GaussianMixture
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from skorch.callbacks import Callback
+from toy import IMAGES, make
 
 from skdeepcluster import ConsensusClusterer, SelectiveClusterer
 from skdeepcluster.consensus import best_jaccard, matched, overlaps
@@ -194,6 +199,7 @@ def test_it_stands_in_for_the_clusterer():
     np.testing.assert_array_equal(model.transform(X), central.transform(X))
     assert model.score(X) == central.score(X) and model.n_features_in_ == 2
     assert central[1].random_state != model.estimators_[1][1].random_state
+    assert not hasattr(model, "image_shape_") and not hasattr(model, "layout_")
     assert is_clusterer(model) and len(model.get_feature_names_out()) == 5
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again.predict(X), model.labels_)
@@ -220,6 +226,8 @@ def test_each_method(estimator, tmp_path):
     assert model.cluster_agreement_.shape == (n_clusters,)
     np.testing.assert_allclose(model.predict_proba(images).sum(axis=1), 1, rtol=1e-5)
     assert len(model.transform(images[:4])) == 4
+    assert model.image_shape_ == (1, 8, 8)
+    assert model.layout_ == model.estimator_.layout_
     # each run has a checkpoint of its own
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run_0", "run_1"]
     assert all(any((tmp_path / name).iterdir()) for name in ("run_0", "run_1"))
@@ -237,7 +245,7 @@ def test_images_of_files_that_cannot_be_read_have_no_label(tmp_path):
     assert np.flatnonzero(model.labels_ == -1).tolist() == [4]
 
 
-def test_errors_and_interrupts():
+def test_errors():
     with pytest.raises(NotFittedError):
         ConsensusClusterer(KMEANS).predict(X)
     with pytest.raises(ValueError, match="'n_runs' parameter"):
@@ -248,16 +256,25 @@ def test_errors_and_interrupts():
         ConsensusClusterer(DBSCAN()).fit(X)
     with pytest.raises(ValueError, match="runs of Given give no sample a label"):
         consensus_of([[-1, -1, -1], [-1, -1, 0], [0, -1, -1]])
-    left = iter([lambda: [0, 1, 1]])
 
-    def draw():
-        for one in left:
-            return one()
-        raise KeyboardInterrupt
 
-    model = ConsensusClusterer(Given(draw), n_runs=3)
+class Interrupts(Callback):
+    """Sends the signal of Ctrl-C at the end of the third epoch of all runs."""
+
+    epochs: ClassVar = []
+
+    def on_epoch_end(self, net, **kwargs):
+        self.epochs.append(net)
+        if len(self.epochs) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupt_reaches_the_caller():
+    model = ConsensusClusterer(make(max_epochs=2, callbacks=[Interrupts()]), n_runs=3)
     with pytest.raises(KeyboardInterrupt):
-        model.fit(np.zeros((3, 1)))
+        model.fit(IMAGES)
+    # the first of the two epochs of the second run was its last, and no third run began
+    assert len(Interrupts.epochs) == 3
     assert not hasattr(model, "labels_")
 
 
