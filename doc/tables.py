@@ -211,6 +211,34 @@ def n_clusters_confidence(record):
     return rows
 
 
+def n_init(record):
+    """Rows of which run a score without labels keeps, and of the consensus of all."""
+    kept = {
+        "score": "`score`",
+        "silhouette": "silhouette",
+        "confidence": "confidence",
+        "generalisation": "generalisation",
+        "balance": "balance",
+        "centrality": "agreement",
+        "early_score": "early silhouette",
+        "early_centrality": "early agreement",
+    }
+    header = ["data", "method", "runs", "mean", "worst to best", *kept.values()]
+    rows = [[*header, "consensus", "settled", "ACC of these"]]
+    keys = ("consensus", "all_agree", "consensus_where_all_agree")
+    for one in record["groups"]:
+        spread = f"{one['worst']:.3f} to {one['best']:.3f}"
+        row = [one["data"], one["method"], str(one["seeds"]), f"{one['mean']:.3f}"]
+        row += [spread, *(decimals(one["kept"].get(name)) for name in kept)]
+        rows.append([*row, *(decimals(one[key]) for key in keys)])
+    return rows
+
+
+def decimals(value):
+    """A score with three decimals, or nothing if there is none."""
+    return "" if value is None else f"{value:.3f}"
+
+
 def sampling(record):
     """Rows of the time that drawing images takes."""
     rows = [["denoiser", "images", "steps", "guidance", "seconds", "CPU s"]]
@@ -394,6 +422,7 @@ TABLES = {
     "calibration": calibration,
     "confidence": confidence,
     "n_clusters": n_clusters,
+    "n_init": n_init,
     "sampling": sampling,
     "curves": curves,
     "engine": engine,

@@ -3,6 +3,7 @@
 from ._storage import FileError
 from ._storage.model import load
 from ._version import __version__
+from .consensus import ConsensusClusterer
 from .digpro import DigPro
 from .gcc import GCC
 from .mfcvae import MFCVAE
@@ -12,6 +13,7 @@ from .selective import SelectiveClusterer
 from .statdec import StatDEC
 
 __all__ = [
+    "ConsensusClusterer",
     "GCC",
     "DigPro",
     "FileError",

@@ -6,28 +6,17 @@ from dataclasses import field
 from typing import Annotated, Any
 
 import numpy as np
-from sklearn.base import ClusterMixin, MetaEstimatorMixin, _fit_context, clone
-from sklearn.utils import get_tags
+from sklearn.base import _fit_context, clone
 from sklearn.utils._param_validation import HasMethods
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from ._parameters import Declared, Share
+from ._meta import MetaClusterer
+from ._parameters import Share
 
 Clusterer = Annotated[Any, HasMethods(["fit", "predict_proba"]), "clusterer"]
 
 
-def _can(name):
-    """Whether the clusterer within, fitted or not, has a method."""
-
-    def check(self):
-        getattr(getattr(self, "estimator_", self.estimator), name)  # or its own error
-        return True
-
-    return available_if(check)
-
-
-class SelectiveClusterer(MetaEstimatorMixin, ClusterMixin, Declared):
+class SelectiveClusterer(MetaClusterer):
     """Clusterer with a reject option: samples that it is not certain of have label -1.
 
     The confidence of a sample is its largest probability. Where that is below the
@@ -60,8 +49,6 @@ class SelectiveClusterer(MetaEstimatorMixin, ClusterMixin, Declared):
         Lowest confidence of a sample that keeps its label.
     coverage_ : float
         Share of the training samples with a label.
-    n_features_in_, feature_names_in_ : int, ndarray of str
-        Those of ``estimator_``, if it has them.
 
     See Also
     --------
@@ -162,84 +149,3 @@ class SelectiveClusterer(MetaEstimatorMixin, ClusterMixin, Declared):
         """
         check_is_fitted(self)
         return self.estimator_.predict_proba(X)
-
-    @_can("transform")
-    def transform(self, X):
-        """Embed samples, as the clusterer does; it needs a ``transform``.
-
-        Parameters
-        ----------
-        X : array-like or list of paths
-            Whatever the clusterer takes.
-
-        Returns
-        -------
-        embedding : ndarray of shape (n, d)
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        """
-        check_is_fitted(self)
-        return self.estimator_.transform(X)
-
-    @_can("score")
-    def score(self, X, y=None):
-        """Score the clusterer by its own ``score``, uncertain samples included.
-
-        Parameters
-        ----------
-        X : array-like or list of paths
-            Whatever the clusterer takes.
-        y : array-like, default=None
-            Handed on to the clusterer.
-
-        Returns
-        -------
-        score : float
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        """
-        check_is_fitted(self)
-        return self.estimator_.score(X, y)
-
-    @_can("get_feature_names_out")
-    def get_feature_names_out(self, input_features=None):
-        """Name the columns of :meth:`transform`, as the clusterer does.
-
-        Parameters
-        ----------
-        input_features : array-like of str or None, default=None
-
-        Returns
-        -------
-        names : ndarray of str objects
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        """
-        check_is_fitted(self)
-        return self.estimator_.get_feature_names_out(input_features)
-
-    @property
-    def n_features_in_(self):
-        check_is_fitted(self)
-        return self.estimator_.n_features_in_
-
-    @property
-    def feature_names_in_(self):
-        check_is_fitted(self)
-        return self.estimator_.feature_names_in_
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        inner = get_tags(self.estimator)
-        tags.input_tags = inner.input_tags
-        tags.non_deterministic = inner.non_deterministic
-        return tags

@@ -4,6 +4,8 @@ They need matplotlib: ``pip install skdeepcluster[plot]``.
 """
 
 from ._dendrogram import DendrogramDisplay
+from ._confusion import ConfusionDisplay
+from ._embedding import EmbeddingDisplay
 from ._facets import FacetsDisplay
 from ._generated import GeneratedSheetDisplay
 from ._history import HistoryDisplay
@@ -14,6 +16,8 @@ from ._sheet import ClusterSheetDisplay
 __all__ = [
     "ClusterSheetDisplay",
     "DendrogramDisplay",
+    "ConfusionDisplay",
+    "EmbeddingDisplay",
     "FacetsDisplay",
     "GeneratedSheetDisplay",
     "HistoryDisplay",
