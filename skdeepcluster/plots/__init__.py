@@ -3,8 +3,8 @@
 They need matplotlib: ``pip install skdeepcluster[plot]``.
 """
 
-from ._dendrogram import DendrogramDisplay
 from ._confusion import ConfusionDisplay
+from ._dendrogram import DendrogramDisplay
 from ._embedding import EmbeddingDisplay
 from ._facets import FacetsDisplay
 from ._generated import GeneratedSheetDisplay
