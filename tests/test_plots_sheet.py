@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.cluster import KMeans
+from sklearn.mixture import GaussianMixture
 
+from skdeepcluster import SelectiveClusterer
 from skdeepcluster.datasets import load_digits_images
 from skdeepcluster.plots import ClusterSheetDisplay
 from skdeepcluster.plots._chosen import caption, choose
@@ -220,3 +222,17 @@ def test_files_that_could_not_be_read_are_not_shown(tmp_path):
 def test_what_is_refused(arguments, options, match):
     with pytest.raises(ValueError, match=match):
         sheet(*arguments, **options)
+
+
+def test_what_a_clusterer_rejects_has_a_row_of_its_own():
+    X = load_digits_images()[0][:300].reshape(300, -1)
+    images = X.reshape(-1, 8, 8)
+    mixture = GaussianMixture(3, covariance_type="spherical", random_state=0)
+    model = SelectiveClusterer(mixture, coverage=0.6).fit(X / 255)
+    display = ClusterSheetDisplay.from_estimator(model, X / 255, images=images)
+    assert display.clusters.tolist() == [0, 1, 2, -1]
+    labels = model.labels_
+    assert display.sizes.tolist() == [(labels == k).sum() for k in display.clusters]
+    assert set(labels[display.indices[-1]]) == {-1}
+    plain = ClusterSheetDisplay.from_estimator(model.estimator_, X / 255, images=images)
+    assert plain.clusters.tolist() == [0, 1, 2]

@@ -11,6 +11,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from skdeepcluster import SelectiveClusterer
 from skdeepcluster.metrics import (
     davies_bouldin_scorer,
     silhouette_scorer,
@@ -65,3 +66,17 @@ def test_sparse_rows_and_searches():
     ).fit(X)
     assert search.best_score_ == silhouette_scorer(search, X)
     assert search.best_score_ == pytest.approx(expected)
+
+
+def test_samples_without_a_label_do_not_count():
+    X, _ = make_blobs(90, centers=3, cluster_std=2.0, random_state=0)
+    mixture = GaussianMixture(3, random_state=0).fit(X)
+    model = SelectiveClusterer(mixture, coverage=0.7).fit(X)
+    labels = model.predict(X)
+    kept = labels != -1
+    assert 0 < (~kept).sum()
+    expected = silhouette_score(X[kept], labels[kept])
+    assert silhouette_scorer(model, X) == pytest.approx(expected)
+    assert expected > silhouette_scorer(mixture, X)
+    nobody = SelectiveClusterer(mixture, coverage=0.0).fit(X)
+    assert silhouette_scorer(nobody, X) == -1.0

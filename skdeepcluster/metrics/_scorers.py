@@ -33,16 +33,16 @@ _WORST_DAVIES_BOULDIN = -1e6
 def _embedding_and_labels(estimator: Any, X: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     embedding = comparable_embedding(estimator, X)
     labels = np.asarray(estimator.predict(X))
-    if issparse(embedding):
-        return embedding, labels
-    read = ~np.isnan(embedding).any(axis=1)  # on_error="skip" leaves rows of NaN
-    return embedding[read], labels[read]
+    kept = labels != -1  # noise, rejected, or what could not be read
+    if not issparse(embedding):
+        kept &= ~np.isnan(embedding).any(axis=1)  # on_error="skip" leaves rows of NaN
+    return embedding[kept], labels[kept]
 
 
 def _is_degenerate(labels: NDArray[Any]) -> bool:
     # where scikit-learn's own scores raise
     n_found = len(np.unique(labels))
-    return n_found == 1 or n_found == len(labels)
+    return n_found <= 1 or n_found == len(labels)
 
 
 def silhouette_scorer(
@@ -53,7 +53,8 @@ def silhouette_scorer(
     Where ``transform`` gives the distances to the centres, as of
     :class:`~sklearn.cluster.KMeans`, the space would be another one for each number of
     clusters: there, and without ``transform``, the rows that the clusterer takes are
-    the embedding.
+    the embedding. Samples with the label -1, noise or rejected ones, are left out: the
+    score does not say how many should be.
 
     Parameters
     ----------

@@ -132,7 +132,8 @@ class ClusterSheetDisplay:
         n_images : int, default=10
             The number of images of each cluster, if it has so many.
         clusters : sequence of int, optional
-            The clusters to show, in this order; all of them by default.
+            The clusters to show, in this order; all of them by default, and at the end
+            -1, those that a :class:`~skdeepcluster.SelectiveClusterer` rejects.
         order : {"typical", "uncertain", "random"}, default="typical"
             Show the samples with the highest probability of their cluster, those with
             the lowest, or any. Of equal ones the first in X come first.
@@ -191,12 +192,14 @@ class ClusterSheetDisplay:
             )
 
         proba = in_use(estimator.predict_proba(X))
-        labels, confidence = most_probable(proba)
+        least = getattr(last_step(estimator), "threshold_", 0.0)  # SelectiveClusterer
+        labels, confidence = most_probable(proba, least)
         n_clusters = proba.shape[1]
-        shown = np.arange(n_clusters) if clusters is None else np.asarray(clusters)
-        if not set(shown.tolist()) <= set(range(n_clusters)) or shown.size == 0:
+        there = [*range(n_clusters), *([-1] if (confidence < least).any() else [])]
+        shown = np.asarray(there if clusters is None else clusters)
+        if not set(shown.tolist()) <= set(there) or shown.size == 0:
             raise ValueError(
-                f"clusters={clusters!r} should be some of the numbers 0 to "
+                f"clusters={clusters!r} should be some of the numbers {min(there)} to "
                 f"{n_clusters - 1}."
             )
         layout = getattr(last_step(estimator), "layout_", None)

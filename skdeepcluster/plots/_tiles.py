@@ -75,10 +75,10 @@ def take_images(source, chosen, image_shape, channels_last):
     return list(to_panels(np.asarray(part), image_shape, channels_last))
 
 
-def most_probable(proba):
-    """Return the cluster and its probability, (n,) each; -1 for a row of NaN."""
+def most_probable(proba, least=0.0):
+    """Return the cluster and its probability, (n,) each; -1 for NaN and below least."""
     confidence = proba.max(axis=1)
-    return np.where(np.isnan(confidence), -1, proba.argmax(axis=1)), confidence
+    return np.where(confidence >= least, proba.argmax(axis=1), -1), confidence
 
 
 def in_use(proba):
