@@ -198,10 +198,8 @@ class ClusterSheetDisplay:
         there = [*range(n_clusters), *([-1] if (confidence < least).any() else [])]
         shown = np.asarray(there if clusters is None else clusters)
         if not set(shown.tolist()) <= set(there) or shown.size == 0:
-            raise ValueError(
-                f"clusters={clusters!r} should be some of the numbers {min(there)} to "
-                f"{n_clusters - 1}."
-            )
+            some = f"some of the numbers {min(there)} to {n_clusters - 1}"
+            raise ValueError(f"clusters={clusters!r} should be {some}.")
         layout = getattr(last_step(estimator), "layout_", None)
         display = cls._of(
             X if images is None else images,
