@@ -41,7 +41,7 @@ def of_sklearn(rows, k):
     return search.fit(rows.numpy()).kneighbors(return_distance=False)
 
 
-# -- how far clusters keep neighbours together -------------------------------------------
+# -- how far clusters keep neighbours together -----------------------------------------
 
 
 def test_association_by_hand():
