@@ -14,6 +14,7 @@ import math
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
@@ -114,15 +115,29 @@ def write(path, kind: str, document: Any, tensors: dict[str, Tensor]) -> None:
             f"{len(header)} bytes beside its arrays; at most {MAX_PARTS} and "
             f"{MAX_HEADER} are read again. Keep long lists of numbers as arrays."
         )
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for tensor in ready.values():
             file.write(_bytes(tensor))
 
 
 @contextlib.contextmanager
-def _replacing(path: Path):
-    """Open a temporary file beside ``path`` that takes its place in the end."""
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path`` that takes its place in the end.
+
+    Parameters
+    ----------
+    path : Path
+
+    Yields
+    ------
+    file : binary file
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; what was there before stays.
+    """
     beside = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.tmp")
     try:
         with open(beside, "xb") as file:
