@@ -22,7 +22,7 @@ from .maps import make_map
 from .reports import write_report_of
 from .results import CSV, EMBEDDING, MODEL, PARQUET, REPORT, SKIPPED, Result
 from .shown import Console, counted, show
-from .tables import Table, import_polars, write_rows
+from .tables import Table, as_text, import_polars, write_rows
 
 PACKAGES = ("numpy", "pillow", "scikit-learn", "skorch", "torch", "torchvision")
 SETTINGS = "method n_clusters range pretrained weights size epochs batch_size seed"
@@ -157,6 +157,13 @@ def cluster_images(args: Namespace, console: Console, result: Result) -> int:
     found.skipped = skipped + bad
     positions, stop = _map(args, console, found.embedding, stop)
     table = Table(found.paths, found.clusters, found.confidences, positions)
+    odd = sum(as_text(path) != path for path in table.paths)
+    if odd:
+        console.warn(
+            f"{counted(odd, 'name')} {'is' if odd == 1 else 'are'} no UTF-8: {CSV} "
+            "holds their bytes (read it with errors='surrogateescape'), and "
+            f"{PARQUET} shows them as \\xe9."
+        )
     run = {
         "state": "finished" if stop is None else "interrupted",
         "title": args.title or ", ".join(_names(args.folders)),

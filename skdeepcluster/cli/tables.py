@@ -120,7 +120,8 @@ def write_rows(file: BinaryIO, header: Iterable, rows: Iterable[Iterable]) -> No
     rows : iterable of iterables
     """
     text = io.TextIOWrapper(file, encoding="utf-8", errors=ERRORS, newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    # all text is quoted: csv sees no need to where a name holds a carriage return
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(header)
     writer.writerows(rows)
     text.detach()  # it would close the file
