@@ -321,22 +321,41 @@ def thumbnails(sources, side):
         If a file cannot be read.
     """
 
+    heads = in_threads(lambda s: read_header(s, upright=False), sources)
+    deep = any(getattr(head, "dtype", BYTE) == DEEP for head in heads)
+    images = read_thumbnails(sources, side, DEEP if deep else BYTE)
+    bad = {i: image for i, image in enumerate(images) if isinstance(image, Unreadable)}
+    if bad:
+        raise ValueError(_listing(sources, bad))
+    return images
+
+
+def read_thumbnails(sources, side, dtype=BYTE):
+    """Read images to look at, as far as they can be read.
+
+    Parameters
+    ----------
+    sources : list of paths or PIL images
+    side : int
+        Most pixels of a side.
+    dtype : dtype
+        uint8 or uint16: of the result, unless an image holds 32-bit values.
+
+    Returns
+    -------
+    images : list of ndarray of shape (H, W) or (H, W, 3), or Unreadable
+    """
+    room = Room()
+
     def thumbnail(source):
         head = read_header(source)
         factor = min(1, side / max(head.size))
         width, height = (max(1, round(s * factor)) for s in head.size)
         own = FLOAT if head.dtype == FLOAT else dtype
-        pixels = decode(source, (1 if head.grey else 3, height, width), own)
+        pixels = decode(source, (1 if head.grey else 3, height, width), own, room)
         return pixels[0] if head.grey else pixels.transpose(1, 2, 0)
 
-    heads = in_threads(lambda s: read_header(s, upright=False), sources)
-    deep = any(getattr(head, "dtype", BYTE) == DEEP for head in heads)
-    dtype = DEEP if deep else BYTE
-    images = in_threads(thumbnail, sources)
-    bad = {i: image for i, image in enumerate(images) if isinstance(image, Unreadable)}
-    if bad:
-        raise ValueError(_listing(sources, bad))
-    return images
+    return in_threads(thumbnail, sources)
 
 
 def check_file(path):

@@ -134,15 +134,13 @@ class HistoryDisplay:
 
         if n_columns < 1:
             raise ValueError(f"n_columns={n_columns!r} should be at least 1.")
-        names = self._names()
+        names = shown_names(self.history)
         if not names:
             raise ValueError(
                 f"Nothing to show in a history of {len(self.history)} epochs: expected "
                 "rows with numbers named loss..., lr... or cluster_sizes."
             )
-        epochs = np.array([row.get("epoch", np.nan) for row in self.history], float)
-        if not (np.diff(epochs) > 0).all() or np.isnan(epochs).any():
-            epochs = np.arange(1, len(self.history) + 1)
+        epochs = epochs_of(self.history)
         n_columns = min(n_columns, len(names))
         n_rows = -(-len(names) // n_columns)
         if figure is None:
@@ -159,7 +157,7 @@ class HistoryDisplay:
             if name == "cluster_sizes":
                 self._draw_sizes(ax, epochs, marks)
             else:
-                values = [_number(row.get(name)) for row in self.history]
+                values = [number_of(row.get(name)) for row in self.history]
                 ax.plot(epochs, values, color=LINE, lw=1.5, **marks)
             ax.set_title(name, fontsize=9, color=STRONG, loc="left")
             ax.tick_params(labelsize=8, color="0.7", labelcolor=QUIET)
@@ -178,23 +176,8 @@ class HistoryDisplay:
         figure.suptitle(self.title, fontsize=10, color=STRONG)
         return self
 
-    def _names(self):
-        """Return what is shown: the total loss, its parts, the sizes, the rate."""
-        seen = dict.fromkeys(key for row in self.history for key in row)
-
-        def is_shown(key):
-            return any(np.isfinite(_number(row.get(key))) for row in self.history)
-
-        losses = sorted(
-            (k for k in seen if k.startswith("loss") and is_shown(k)),
-            key=lambda k: k != "loss",
-        )
-        rates = [k for k in seen if k.startswith("lr") and is_shown(k)]
-        has_sizes = any(_sizes(row) is not None for row in self.history)
-        return [*losses, *(["cluster_sizes"] if has_sizes else []), *rates]
-
     def _draw_sizes(self, ax, epochs, marks):
-        kept = [(e, _sizes(row)) for e, row in zip(epochs, self.history, strict=True)]
+        kept = [(e, sizes_of(row)) for e, row in zip(epochs, self.history, strict=True)]
         kept = [(e, sizes) for e, sizes in kept if sizes is not None]
         at = [e for e, _ in kept]
         low, middle, high = zip(
@@ -213,13 +196,37 @@ class HistoryDisplay:
         )
 
 
-def _number(value):
+def shown_names(history):
+    """Return what a history has to show: losses, the sizes, the learning rates."""
+    seen = dict.fromkeys(key for row in history for key in row)
+
+    def is_shown(key):
+        return any(np.isfinite(number_of(row.get(key))) for row in history)
+
+    losses = sorted(
+        (k for k in seen if k.startswith("loss") and is_shown(k)),
+        key=lambda k: k != "loss",
+    )
+    rates = [k for k in seen if k.startswith("lr") and is_shown(k)]
+    has_sizes = any(sizes_of(row) is not None for row in history)
+    return [*losses, *(["cluster_sizes"] if has_sizes else []), *rates]
+
+
+def epochs_of(history):
+    """Return the numbers of the epochs; from 1 where they do not increase."""
+    epochs = np.array([row.get("epoch", np.nan) for row in history], float)
+    if not (np.diff(epochs) > 0).all() or np.isnan(epochs).any():
+        return np.arange(1, len(history) + 1)
+    return epochs
+
+
+def number_of(value):
     try:
         return float(value)
     except (TypeError, ValueError):
         return np.nan
 
 
-def _sizes(row):
+def sizes_of(row):
     sizes = row.get("cluster_sizes")
     return np.asarray(sizes) if sizes is not None and len(sizes) else None
