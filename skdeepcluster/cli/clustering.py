@@ -19,7 +19,7 @@ from ..pretrained.kept import facts_of, rebuilt
 from .arguments import METHODS, SCRATCH_SIZE
 from .images import Skipped, all_grey, find_images, none_readable, tell_skipped
 from .maps import make_map
-from .reports import write_report_of
+from .reports import write_run_report
 from .results import CSV, EMBEDDING, MODEL, PARQUET, REPORT, SKIPPED, Result
 from .shown import Console, counted, show
 from .tables import Table, as_text, import_polars, write_rows
@@ -169,6 +169,7 @@ def cluster_images(args: Namespace, console: Console, result: Result) -> int:
         "title": args.title or ", ".join(_names(args.folders)),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "folders": [os.path.abspath(folder) for folder in args.folders],
+        "n_clusters": args.n_clusters,
         "settings": {name: getattr(args, name) for name in SETTINGS.split()},
         "counts": {
             "images": len(paths),
@@ -194,7 +195,7 @@ def cluster_images(args: Namespace, console: Console, result: Result) -> int:
         model.save(staging / MODEL)
     try:
         with result.writing(run) as staging, console.stage("Report"):
-            write_report_of(
+            write_run_report(
                 staging / REPORT, table, found.embedding, model.history_, run
             )
     except KeyboardInterrupt as error:

@@ -11,7 +11,7 @@ from .._storage.container import replacing
 from .clustering import cluster_images, embed_images
 from .images import find_images, lines, tell_skipped
 from .maps import place
-from .reports import write_report_of
+from .reports import write_run_report
 from .results import REPORT, Result
 from .shown import Console, counted, show
 from .tables import Table, import_polars
@@ -80,7 +80,7 @@ def report(args: Namespace) -> int:
             )
         with console.stage("Report"), result.writing(run) as staging:
             history = result.model("cpu").history_
-            write_report_of(staging / REPORT, table, embedding, history, run)
+            write_run_report(staging / REPORT, table, embedding, history, run)
         path = result.folder / REPORT
         show(str(path))
         if args.open:

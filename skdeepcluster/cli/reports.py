@@ -10,7 +10,7 @@ import numpy as np
 from .tables import Table
 
 
-def write_report_of(
+def write_run_report(
     path: str | os.PathLike[str],
     table: Table,
     embedding: np.ndarray,
@@ -35,6 +35,7 @@ def write_report_of(
         path,
         table.paths,
         table.clusters,
+        n_clusters=run["n_clusters"],
         confidence=table.confidences,
         embedding=embedding,
         positions=table.positions,
