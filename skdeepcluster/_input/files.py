@@ -320,7 +320,6 @@ def thumbnails(sources, side):
     ValueError
         If a file cannot be read.
     """
-
     heads = in_threads(lambda s: read_header(s, upright=False), sources)
     deep = any(getattr(head, "dtype", BYTE) == DEEP for head in heads)
     images = read_thumbnails(sources, side, DEEP if deep else BYTE)

@@ -27,6 +27,7 @@ from .tables import Table, as_text, import_polars, write_rows
 PACKAGES = ("numpy", "pillow", "scikit-learn", "skorch", "torch", "torchvision")
 SETTINGS = "method n_clusters range pretrained weights size epochs batch_size seed"
 SETTINGS += " device map"
+BATCH = 32  # images that the network takes at a time
 OTHERWISE = "cannot be read as the images that were clustered"
 
 
@@ -148,6 +149,7 @@ def cluster_images(args: Namespace, console: Console, result: Result) -> int:
         said.append(f"{METHODS[args.method]}, {counted(model.n_iter_, 'epoch')}")
     if stop is not None:
         console.warn(f"The training was interrupted after epoch {model.n_iter_}.")
+        console.say("What was learnt is written; another Ctrl-C ends at once.")
     if encoder is None:
         bad = [(path, reason) for _, path, reason in model.skipped_]
         left_out = {path for path, _ in bad}
@@ -231,6 +233,7 @@ def _make_encoder(args, console) -> ImageEncoder:
         weights=None if args.weights == "none" else args.weights,
         image_size=args.size,
         on_error="skip",
+        batch_size=BATCH,
         device=args.device,
         cache=args.cache,
         verbose=console.verbosity,

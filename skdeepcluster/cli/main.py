@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands = importlib.import_module(".commands", __package__)  # torch: seconds
         return getattr(commands, args.command)(args)
     except KeyboardInterrupt as error:
-        print(f"skdeepcluster: {error or 'Interrupted.'}", file=sys.stderr)
+        print(f"skdeepcluster: {str(error) or 'Interrupted.'}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         if args.debug:
