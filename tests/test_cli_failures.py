@@ -100,7 +100,16 @@ def broken_files_alone_from_scratch(tmp_path, photos):
 
 
 def too_few_images(tmp_path, photos):
-    return [photos / "sub", "-k", "9"], "fewer images (8) than --n-clusters 9 needs"
+    return [
+        photos / "sub",
+        "-k",
+        "9",
+    ], "8 images cannot be put into 9 clusters."
+
+
+def too_few_images_to_search(tmp_path, photos):
+    own = [photos / "sub", "-k", "auto", "--range", "2-5"]
+    return own, "8 images cannot be put into 5 clusters, of which halves are compared"
 
 
 def too_few_readable_images(tmp_path, photos):
@@ -131,6 +140,7 @@ def a_cache_that_is_a_file(tmp_path, photos):
 REFUSED = [a_missing_folder, an_empty_folder, other_files, one_of_two_missing]
 REFUSED += [broken_files_alone, broken_files_alone_from_scratch, too_few_images]
 REFUSED += [too_few_readable_images, strict, an_unknown_network, missing_weights]
+REFUSED += [too_few_images_to_search]
 REFUSED += [an_unknown_device, a_cache_that_is_a_file]
 
 

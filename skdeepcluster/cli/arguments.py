@@ -16,6 +16,7 @@ METHODS = {
 }
 PRETRAINED = "efficientnet_lite0"
 SCRATCH_SIZE = 32  # pixels
+RANGE = (2, 15)  # numbers of clusters that auto compares
 EXIT_CODES = """\
 exit codes: 0 done, files that cannot be read included; 1 failed; 2 wrong usage;
 130 Ctrl-C, 143 SIGTERM: what was learnt until then is written."""
@@ -144,7 +145,7 @@ def _add_cluster(commands) -> None:
         "--range",
         type=_range,
         metavar="LOW-HIGH",
-        help="numbers of clusters that auto compares (default: 2-15)",
+        help=f"numbers of clusters that auto compares (default: {RANGE[0]}-{RANGE[1]})",
     )
     add(
         "-o",

@@ -16,7 +16,7 @@ import numpy as np
 from .._input.files import check_files
 from ..pretrained import ImageEncoder
 from ..pretrained.kept import facts_of, rebuilt
-from .arguments import METHODS, SCRATCH_SIZE
+from .arguments import METHODS, RANGE, SCRATCH_SIZE
 from .images import Skipped, all_grey, find_images, none_readable, tell_skipped
 from .maps import make_map
 from .reports import write_run_report
@@ -134,7 +134,7 @@ def cluster_images(args: Namespace, console: Console, result: Result) -> int:
     with console.stage("Images") as said:
         paths, skipped = find_images(args.folders, args.strict)
         said.append(counted(len(paths), "file"))
-    _check_enough(args.n_clusters, len(paths))
+    _check_enough(args, len(paths))
     encoder, features, bad = None, None, []
     if args.pretrained != "none":
         encoder = _make_encoder(args, console)
@@ -145,8 +145,10 @@ def cluster_images(args: Namespace, console: Console, result: Result) -> int:
         features = features[~np.isnan(features[:, 0])]
     model = _make_model(args, console, paths if encoder is None else None)
     with console.stage("Training") as said:
-        stop = _fit(model, paths if encoder is None else features, paths)
-        said.append(f"{METHODS[args.method]}, {counted(model.n_iter_, 'epoch')}")
+        X = paths if encoder is None else features
+        model, search, stop = _fit(model, X, args, console)
+        epochs = counted(model.n_iter_, "epoch")
+        said += [METHODS[args.method], f"{model.n_clusters} clusters", epochs]
     if stop is not None:
         console.warn(f"The training was interrupted after epoch {model.n_iter_}.")
         console.say("What was learnt is written; another Ctrl-C ends at once.")
@@ -171,7 +173,8 @@ def cluster_images(args: Namespace, console: Console, result: Result) -> int:
         "title": args.title or ", ".join(_names(args.folders)),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "folders": [os.path.abspath(folder) for folder in args.folders],
-        "n_clusters": args.n_clusters,
+        "n_clusters": model.n_clusters,
+        "search": search,
         "settings": {name: getattr(args, name) for name in SETTINGS.split()},
         "counts": {
             "images": len(paths),
@@ -209,13 +212,22 @@ def cluster_images(args: Namespace, console: Console, result: Result) -> int:
     return 0 if stop is None else _code(stop)
 
 
-def _check_enough(n_clusters, n_images) -> None:
-    least = 2 if n_clusters == "auto" else n_clusters
+def _check_enough(args, n_images) -> None:
+    auto = args.n_clusters == "auto"
+    # the search for a number clusters halves as well
+    least = 2 * _range(args)[-1] if auto else args.n_clusters
     if n_images < least:
         raise ValueError(
-            f"There are fewer images ({n_images}) than --n-clusters {n_clusters} needs."
-            " Pass more folders, or a lower number."
+            f"{counted(n_images, 'image')} cannot be put into "
+            f"{least // 2 if auto else least} clusters"
+            + (", of which halves are compared" if auto else "")
+            + f". Pass more images, or a lower {'--range' if auto else '--n-clusters'}."
         )
+
+
+def _range(args) -> range:
+    low, high = args.range or RANGE
+    return range(low, high + 1)
 
 
 def _can_write_parquet(console) -> bool:
@@ -265,24 +277,57 @@ def _make_model(args, console, paths):
         side = args.size or SCRATCH_SIZE
         channels = 1 if all_grey(paths) else 3
         params |= {"image_shape": (channels, side, side), "on_error": "skip"}
+    if args.n_clusters != "auto":
+        params["n_clusters"] = args.n_clusters
     cls = getattr(importlib.import_module("skdeepcluster"), METHODS[args.method])
-    known = {name: value for name, value in params.items() if value is not None}
-    return cls(args.n_clusters, **known)
+    return cls(**{name: value for name, value in params.items() if value is not None})
 
 
-def _fit(model, X, paths):
-    """Fit; return what interrupted it, if the model was fitted nevertheless."""
+def _fit(model, X, args, console):
+    """Fit a model, or search for the number of its clusters.
+
+    Returns the fitted model, what was found of the number of clusters, if that was
+    looked for, and what interrupted the training, if something did.
+    """
+    search = None
+    if args.n_clusters == "auto":
+        from ..model_selection import NClustersSearch
+
+        search = NClustersSearch(
+            model, _range(args), random_state=args.seed, verbose=not args.quiet
+        )
     try:
-        model.fit(X)
+        (search or model).fit(X)
     except (KeyboardInterrupt, SystemExit) as stop:
         if not hasattr(stop, "estimator"):  # not one epoch was done
             raise
-        return stop
+        if search is not None and not hasattr(search, "n_clusters_"):
+            console.warn(
+                "The search for the number of clusters was interrupted: there are as "
+                f"many as it begins with, {stop.estimator.n_clusters}."
+            )
+        return stop.estimator, _told(search), stop
     except ValueError as error:
-        if X is not paths:
+        if args.pretrained != "none":
             raise
-        raise ValueError(none_readable(paths) or str(error)) from error
-    return None
+        raise ValueError(none_readable(X) or str(error)) from error
+    if search is None:
+        return model, None, None
+    console.say(search.reason_)
+    return search.best_estimator_, _told(search), None
+
+
+def _told(search) -> dict[str, Any] | None:
+    """What run.json says of a search that came to an end."""
+    if not hasattr(search, "n_clusters_"):
+        return None
+    return {
+        "n_clusters": search.n_clusters_,
+        "confidence": search.confidence_,
+        "reason": search.reason_,
+        "candidates": search.candidates_,
+        "results": {name: v.tolist() for name, v in search.results_.items()},
+    }
 
 
 def _map(args, console, embedding, stop):

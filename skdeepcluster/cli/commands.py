@@ -117,8 +117,8 @@ def undo(args: Namespace) -> int:
 
     console = Console(args.quiet, args.verbose)
     with console.gathering(), console.stage("Undone") as said:
-        undo_sorting(args.dest)
-        said.append(repr(args.dest))
+        n_files = undo_sorting(args.dest)
+        said.append(f"{counted(n_files, 'file')} of {args.dest!r}")
     return DONE
 
 
