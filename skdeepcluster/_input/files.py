@@ -16,11 +16,10 @@ from torch.utils.data import get_worker_info
 from .._warnings import warn
 from .decoding import BYTE, DEEP, FLOAT, MODES, Unreadable, decode, read_header
 from .images import CHUNK, Images, Rows
-from .paths import path_of
+from .paths import LISTED, path_of
 
 CACHE_BYTES = 2**30
 ROOM_BYTES = 2**28
-LISTED = 10  # files that a message names
 FEW = 64  # pictures of any size that are held at once
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.sparse import issparse
 
 PATHS = (str, bytes, PurePath, os.DirEntry)
+LISTED = 10  # files that a message names
 ONE_BY_ONE = (Iterator, KeysView, ValuesView, deque)
 
 
@@ -113,3 +114,20 @@ def are_pictures(X):
 def path_of(source):
     """Return a path of any kind as a str."""
     return os.fsdecode(os.fspath(source))
+
+
+def named_lines(named):
+    """Name paths for a message, a line each, and say how many more there are.
+
+    Parameters
+    ----------
+    named : list of tuple (path, reason)
+
+    Returns
+    -------
+    lines : str
+        Each begins with a line break.
+    """
+    lines = [f"\n  {name!r}: {reason}" for name, reason in named[:LISTED]]
+    more = len(named) - LISTED
+    return "".join(lines) + (f"\n  and {more} more" if more > 0 else "")

@@ -14,6 +14,7 @@ from sklearn.utils import Bunch
 
 from .._input.decoding import readable_formats
 from .._input.files import check_files
+from .._input.paths import named_lines
 from .._warnings import warn
 
 # images as well, which Pillow reads with a plugin or not at all
@@ -21,7 +22,6 @@ OTHER_IMAGES = set(
     ".arw .avif .cr2 .cr3 .dng .heic .heif .jp2 .jpx .jxl .nef .orf .raf .rw2 .svg"
     " .webp".split()
 )
-LISTED = 10  # files that a message names
 
 
 def load_image_folder(
@@ -112,7 +112,7 @@ def load_image_folder(
     if skipped and on_error == "raise":
         raise OSError(
             f"{len(skipped)} folders in {str(folder)!r} cannot be read:"
-            f"{_lines(skipped)}\nPass on_error='skip' to leave them out."
+            f"{named_lines(skipped)}\nPass on_error='skip' to leave them out."
         )
     found = [file for file in files if file.name.lower().endswith(endings)]
     others = Counter(
@@ -132,7 +132,7 @@ def load_image_folder(
         if not found:
             raise ValueError(
                 f"None of the {len(bad)} images in {str(folder)!r} can be read:"
-                f"{_lines(bad)}\nPass another folder."
+                f"{named_lines(bad)}\nPass another folder."
             )
     parts = [file.relative_to(folder).parts for file in found]
     target: Any = None
@@ -183,12 +183,6 @@ def _warn_of_images(folder: Path, others: Counter[str]) -> None:
             f"are left out: {counts}. Register a plugin for them, such as pillow-heif "
             "for .heic, or save them as PNG or JPEG."
         )
-
-
-def _lines(named: list[tuple[str, str]]) -> str:
-    lines = [f"\n  {name!r}: {reason}" for name, reason in named[:LISTED]]
-    more = len(named) - LISTED
-    return "".join(lines) + (f"\n  and {more} more" if more > 0 else "")
 
 
 def _nothing_found(
