@@ -129,7 +129,7 @@ def write_report(
     >>> write_report("report.html", images, [0, 0, 1, 1, 1, -1])  # doctest: +SKIP
     PosixPath('report.html')
     """
-    path = _target(path)
+    target = _target(path)
     for name, value in (("n_examples", n_examples), ("max_bytes", max_bytes)):
         if value < 1:
             raise ValueError(f"{name}={value!r} should be at least 1.")
@@ -156,9 +156,9 @@ def write_report(
         title=title,
     )
     page = build(content, n_examples, max_bytes, random_state, verbose)
-    with replacing(path) as file:
+    with replacing(target) as file:
         file.write(page)
-    return path
+    return target
 
 
 def write_report_of(
@@ -211,7 +211,7 @@ def write_report_of(
     >>> model = DigPro(10).fit(X)  # doctest: +SKIP
     >>> write_report_of("report.html", model, X)  # doctest: +SKIP
     """
-    path = _target(path)
+    target = _target(path)
     check_is_fitted(estimator)
     last = last_step(estimator)
     if not hasattr(last, "predict"):
@@ -245,7 +245,7 @@ def write_report_of(
     if skipped:
         found["warnings"] = [_left_out(skipped)]
     found |= options
-    return write_report(path, images, found.pop("labels"), **found)
+    return write_report(target, images, found.pop("labels"), **found)
 
 
 def _images(X, last):
