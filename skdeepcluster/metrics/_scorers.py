@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from sklearn.metrics import (
     calinski_harabasz_score,
     davies_bouldin_score,
@@ -21,6 +22,7 @@ from ._clustering import (
     clustering_accuracy,
     expected_calibration_error,
 )
+from ._spaces import comparable_embedding
 
 # The Davies-Bouldin index has no upper bound, and an infinite score would turn the
 # means of a search into nan.
@@ -28,9 +30,12 @@ _WORST_DAVIES_BOULDIN = -1e6
 
 
 def _embedding_and_labels(estimator: Any, X: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    embedding = np.asarray(estimator.transform(X))
+    embedding = comparable_embedding(estimator, X)
+    labels = np.asarray(estimator.predict(X))
+    if issparse(embedding):
+        return embedding, labels
     read = ~np.isnan(embedding).any(axis=1)  # on_error="skip" leaves rows of NaN
-    return embedding[read], np.asarray(estimator.predict(X))[read]
+    return embedding[read], labels[read]
 
 
 def _is_degenerate(labels: NDArray[Any]) -> bool:
@@ -44,10 +49,15 @@ def silhouette_scorer(
 ) -> float:
     """Mean silhouette of the predicted clusters in the estimator's embedding.
 
+    Where ``transform`` gives the distances to the centres, as of
+    :class:`~sklearn.cluster.KMeans`, the space would be another one for each number of
+    clusters: there, and without ``transform``, the rows that the clusterer takes are
+    the embedding.
+
     Parameters
     ----------
     estimator : fitted clusterer
-        With ``predict`` and ``transform``.
+        With ``predict``, and with ``transform`` if X does not hold rows of numbers.
     X : array-like or list of paths of length n_samples
         Whatever the estimator takes.
     y : ignored
@@ -106,7 +116,8 @@ def calinski_harabasz_scorer(estimator: Any, X: Any, y: Any = None) -> float:
     Parameters
     ----------
     estimator : fitted clusterer
-        With ``predict`` and ``transform``.
+        With ``predict``. The embedding is what ``transform`` gives; where these are
+        distances to the centres, or there are none, what the clusterer takes.
     X : array-like or list of paths of length n_samples
         Whatever the estimator takes.
     y : ignored
@@ -134,7 +145,8 @@ def davies_bouldin_scorer(estimator: Any, X: Any, y: Any = None) -> float:
     Parameters
     ----------
     estimator : fitted clusterer
-        With ``predict`` and ``transform``.
+        With ``predict``. The embedding is what ``transform`` gives; where these are
+        distances to the centres, or there are none, what the clusterer takes.
     X : array-like or list of paths of length n_samples
         Whatever the estimator takes.
     y : ignored

@@ -1,0 +1,99 @@
+"""The choice between numbers of clusters, and what can be said about it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+# chosen on MNIST, Fashion-MNIST, Imagenette, CIFAR-10 (train), COIL-20 and drawn
+# Gaussians: see examples/benchmarks/n_clusters.py
+STABLE = 0.75  # share of the highest stability that a number needs
+CLOSE = 0.95  # share of the highest silhouette that makes a number a candidate
+SURE, FAIR = 0.85, 0.75  # stability that a confidence asks for
+
+
+class Choice(NamedTuple):
+    """What was chosen, and why."""
+
+    position: int
+    candidates: list[int]
+    confidence: str
+    reason: str
+
+
+def choose(results) -> Choice:
+    """Take the highest silhouette among the numbers that are about as stable as any.
+
+    Parameters
+    ----------
+    results : dict
+        With ``n_clusters``, increasing, ``stability`` and ``silhouette``: ndarrays of
+        shape (n_candidates,).
+
+    Returns
+    -------
+    choice : Choice
+        ``position`` in the arrays; ``candidates`` are numbers of clusters, the best
+        first; ``confidence`` is "high", "medium" or "low".
+    """
+    numbers = results["n_clusters"]
+    stability, silhouette = results["stability"], results["silhouette"]
+    most = stability.max()
+    stable = stable_ones(stability)
+    ranked = np.flatnonzero(stable)[np.argsort(-silhouette[stable], kind="stable")]
+    best = int(ranked[0])
+    highest = silhouette[best]
+    near = highest - (1 - CLOSE) * abs(highest)
+    close = [int(i) for i in ranked if silhouette[i] >= near]
+    at_end = best == len(numbers) - 1 or (best == 0 and numbers[0] > 2)
+    confidence, remark = _judge(best, close, stability[best], at_end, numbers)
+    left_out = np.flatnonzero(~stable & (silhouette > highest))
+    among = "all" if stable.all() else "those that are about as stable as any"
+    reason = (
+        f"{numbers[best]} clusters have the highest silhouette ({highest:.2f}) of "
+        f"{among}. Two halves of the data agree on them to {stability[best]:.2f}; the "
+        f"most, on {numbers[int(stability.argmax())]}, is {most:.2f}."
+    )
+    if len(left_out):
+        reason += (
+            f" The silhouette is higher with {_listed(numbers[left_out])}, but the "
+            "agreement is much lower."
+        )
+    candidates = [int(numbers[i]) for i in close]
+    return Choice(best, candidates, confidence, f"{reason} {remark}")
+
+
+def stable_ones(stability):
+    """Which numbers of clusters are stable enough to be chosen, (n_candidates,)."""
+    most = stability.max()
+    return stability >= most - (1 - STABLE) * abs(most)
+
+
+def _judge(best, close, stability, at_end, numbers):
+    """Confidence in the choice, and a sentence about it."""
+    others = numbers[sorted(set(close) - {best})]
+    if len(numbers) == 1:
+        return "low", "Nothing else was tried: pass several numbers."
+    if stability < FAIR:
+        return "low", (
+            "That is little agreement: there may be other numbers of clusters that "
+            "are as good, or no clusters at all."
+        )
+    if at_end:
+        return "low", (
+            "That is an end of the numbers that were tried: pass numbers beyond it."
+        )
+    if len(others) == 0 and stability >= SURE:
+        return "high", "No other number comes near."
+    if len(others) == 0:
+        return "medium", "No other number comes near, but the agreement is not high."
+    text = f"{_listed(others)} {'are' if len(others) > 1 else 'is'} almost as good"
+    if all(abs(i - best) == 1 for i in close if i != best):
+        return "medium", f"{text}."
+    return "low", f"{text}: look at the clusters of each."
+
+
+def _listed(numbers):
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,0 +1,448 @@
+"""The number of clusters, chosen without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import field
+from numbers import Integral
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from scipy.sparse import issparse
+from sklearn.base import ClusterMixin, MetaEstimatorMixin, _fit_context, clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
+from sklearn.utils._param_validation import HasMethods
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import _num_samples, check_is_fitted
+
+from .._engine.randomness import make_seed
+from .._estimator import DeepClusterer
+from .._input.paths import listed
+from .._parameters import Auto, Count, Declared, RandomState
+from ..metrics._spaces import comparable_embedding
+from ._choice import choose
+from ._gathering import by_refits, fit_to, in_embedding, labels_of
+
+Clusterer = Annotated[Any, HasMethods(["fit", "predict"]), "clusterer"]
+Numbers = Annotated[
+    Sequence[int], (range, list, tuple, np.ndarray), "range or list of int"
+]
+NAMES = ("n_clusters", "n_components")
+
+
+def _can(name):
+    """Whether the clusterer within, chosen or not, has a method."""
+
+    def check(self):
+        getattr(getattr(self, "best_estimator_", self.estimator), name)
+        return True
+
+    return available_if(check)
+
+
+class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
+    """Clusterer that chooses its number of clusters, without labels.
+
+    Each number is tried on all samples and on halves of them, and judged by evidence
+    that is comparable between numbers: whether two halves of the data lead to the same
+    clusters (*stability*), how compact and separate these are in one and the same
+    reduced space (*silhouette*), whether neighbours predict the labels of samples
+    that were held out (*generalization*), and the sizes. Chosen is the highest
+    silhouette among the numbers with at least three quarters of the highest stability.
+    Draw the curves with an :class:`~skdeepcluster.plots.NClustersDisplay`.
+
+    The choice is a proposal: how often it was right is in the guide, :ref:`how-many`.
+
+    Parameters
+    ----------
+    estimator
+        Clusterer with ``predict`` and a parameter ``n_clusters`` or ``n_components``,
+        or a pipeline that ends in one. It is cloned; the steps of a pipeline before
+        the last one are fitted once, to all samples.
+    n_clusters
+        Numbers of clusters to try, from 2 to half the number of samples. ``"auto"`` is
+        ``range(2, 16)``, or as far as the samples reach. An int asks for that number
+        alone: the evidence for it is gathered, and nothing is chosen.
+    parameter
+        Name of the parameter that takes the number, such as
+        ``"estimator__n_clusters"`` if the estimator is wrapped in another one.
+        ``"auto"`` finds ``n_clusters`` or ``n_components`` of the last step.
+    strategy
+        What is fitted again for each number: ``"refit"`` the estimator itself, to all
+        samples and to each half; ``"embedding"`` only k-means, in an embedding that
+        the estimator learns once, for the largest number. The estimator is then
+        fitted to all samples for the number that was chosen. ``"auto"`` is
+        ``"embedding"`` for estimators of this package, which take long to train, and
+        else ``"refit"``.
+    n_splits
+        Random splits into two halves, for the stability and the generalization.
+    verbose
+        Whether to write a line for each number.
+    random_state
+        Seed of the splits, and of the fits to halves.
+
+    Attributes
+    ----------
+    n_clusters_ : int
+        The number that was chosen. The estimator may leave some of them empty.
+    confidence_ : {"high", "medium", "low"}
+        How sure the choice is: "high" if it is stable and no other number comes near,
+        "medium" if only the next numbers do, "low" otherwise.
+    reason_ : str
+        Sentences that say why.
+    candidates_ : list of int
+        Numbers whose silhouette is at least 95 % of the highest one, and that are
+        stable; the chosen one is the first.
+    results_ : dict of ndarrays of shape (n_candidates,)
+        The curves: ``n_clusters``; ``stability`` and ``stability_std``, the mean
+        adjusted Rand index of two halves, and its standard deviation over the splits;
+        ``silhouette``; ``generalization``, the adjusted Rand index of what neighbours
+        predict; ``smallest``, the share of the smallest cluster, 0 if one is empty;
+        ``balance``, as of :func:`~skdeepcluster.metrics.cluster_balance`.
+    space_ : ndarray of shape (n_read, d), d at most 16
+        Where silhouettes and neighbours were measured.
+    best_estimator_ : object
+        The estimator, fitted to all samples with the number that was chosen.
+    labels_ : ndarray of shape (n,), int64
+        Cluster of each sample; -1 for image files that were left out.
+    n_features_in_, feature_names_in_ : int, ndarray of str
+        Those of ``best_estimator_``, if it has them.
+
+    See Also
+    --------
+    select_n_clusters : The same as a function.
+    MergeTree : Many clusters that are merged step by step, to be looked at.
+
+    References
+    ----------
+    Tilman Lange, Volker Roth, Mikio L. Braun and Joachim M. Buhmann,
+    *Stability-based validation of clustering solutions*, Neural Computation, 2004.
+
+    Robert Tibshirani and Guenther Walther, *Cluster validation by prediction strength*,
+    Journal of Computational and Graphical Statistics, 2005.
+
+    Peter J. Rousseeuw, *Silhouettes: a graphical aid to the interpretation and
+    validation of cluster analysis*, Journal of Computational and Applied Mathematics,
+    1987.
+
+    Examples
+    --------
+    >>> from sklearn.cluster import KMeans
+    >>> from sklearn.datasets import make_blobs
+    >>> from skdeepcluster.model_selection import NClustersSearch
+    >>> X, _ = make_blobs(300, centers=4, cluster_std=0.6, random_state=0)
+    >>> search = NClustersSearch(KMeans(n_init=5, random_state=0), range(2, 8))
+    >>> search.set_params(random_state=0).fit(X).n_clusters_
+    4
+    >>> search.confidence_
+    'high'
+    """
+
+    estimator: Clusterer = field(kw_only=False)
+    n_clusters: Count | Numbers | Auto = field(default="auto", kw_only=False)
+    parameter: str = "auto"
+    strategy: Literal["auto", "embedding", "refit"] = "auto"
+    n_splits: Count = 4
+    verbose: bool = False
+    random_state: RandomState = None
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None):
+        """Gather the evidence, choose, and fit the estimator with what was chosen.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            Whatever the estimator takes.
+        y : ignored by clusterers
+            Handed on to the estimator.
+
+        Returns
+        -------
+        self : NClustersSearch
+
+        Raises
+        ------
+        ValueError
+            If a number of clusters is out of its range, or the estimator has no such
+            parameter.
+        """
+        X = listed(X)
+        numbers = self._numbers(_num_samples(X))
+        front, last, parameter = self._parts()
+        Z = X if front is None else front.fit_transform(X, y)
+        Z = Z.tocsr() if issparse(Z) else Z  # some formats have no rows to take
+        seed = make_seed(self.random_state)
+        if self._embeds(last):
+            learnt = fit_to(last, parameter, numbers[-1], Z, y)
+            found = in_embedding(comparable_embedding(learnt, Z), numbers, self, seed)
+        else:
+            found = by_refits(last, parameter, Z, y, numbers, self, seed)
+        self.results_, self.space_, fitted = found
+        choice = choose(self.results_)
+        self.n_clusters_ = numbers[choice.position]
+        self.candidates_ = choice.candidates
+        self.confidence_, self.reason_ = choice.confidence, choice.reason
+        chosen = (
+            fitted[choice.position]
+            if fitted
+            else learnt
+            if self.n_clusters_ == numbers[-1]
+            else fit_to(last, parameter, self.n_clusters_, Z, y)
+        )
+        self.labels_ = labels_of(chosen, Z)
+        self.best_estimator_ = self._whole(front, chosen)
+        return self
+
+    def _numbers(self, n_samples):
+        """Numbers of clusters, increasing, checked."""
+        given = self.n_clusters
+        if isinstance(given, str):
+            given = range(2, min(16, 1 + max(2, n_samples // 2)))
+        alone = isinstance(given, Integral)
+        numbers = sorted(set([given] if alone else given))
+        if not numbers or not all(isinstance(k, Integral) for k in numbers):
+            raise ValueError(
+                f"n_clusters={given!r} should hold whole numbers. Pass for example "
+                "range(2, 16)."
+            )
+        if not alone and numbers[0] < 2:
+            raise ValueError(
+                f"n_clusters={given!r} begins with {numbers[0]}, which there is "
+                "nothing to compare with. Pass numbers from 2 on."
+            )
+        if 2 * numbers[-1] > n_samples:
+            raise ValueError(
+                f"n_clusters goes up to {numbers[-1]} with n_samples = {n_samples}: "
+                "halves of these are clustered as well. Pass numbers up to "
+                f"{n_samples // 2}, or more samples."
+            )
+        return list(map(int, numbers))
+
+    def _parts(self):
+        """Steps before the clusterer or None, the clusterer, and its parameter."""
+        whole = clone(self.estimator)
+        front, last = None, whole
+        prefix = ""
+        if isinstance(whole, Pipeline):
+            name, last = whole.steps[-1]
+            prefix = f"{name}__"
+            front = whole[:-1] if len(whole) > 1 else None
+        known = last.get_params()
+        if self.parameter == "auto":
+            parameter = next((name for name in NAMES if name in known), None)
+        else:
+            parameter = self.parameter.removeprefix(prefix)
+        if parameter not in known:
+            asked = "n_clusters" if self.parameter == "auto" else self.parameter
+            raise ValueError(
+                f"{type(last).__name__} has no parameter {asked!r}. Pass parameter=, "
+                f"the name of one of {', '.join(sorted(known))}."
+            )
+        return front, last, parameter
+
+    def _embeds(self, last):
+        learns = isinstance(last, DeepClusterer)
+        return self.strategy == "embedding" or (self.strategy == "auto" and learns)
+
+    def _whole(self, front, chosen):
+        """Put the fitted steps before the fitted clusterer."""
+        if not isinstance(self.estimator, Pipeline):
+            return chosen
+        whole = clone(self.estimator)
+        before = front.steps if front is not None else []
+        whole.steps = [*before, (whole.steps[-1][0], chosen)]
+        return whole
+
+    def predict(self, X):
+        """Assign samples to clusters, as the best estimator does.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            Whatever the estimator takes.
+
+
+        Returns
+        -------
+        labels : ndarray of shape (n,), int64
+
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        check_is_fitted(self)
+        return self.best_estimator_.predict(X)
+
+    @_can("predict_proba")
+    def predict_proba(self, X):
+        """Give the probability of each cluster; the estimator needs to give them.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            Whatever the estimator takes.
+
+
+        Returns
+        -------
+        proba : ndarray of shape (n, n_clusters)
+
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        check_is_fitted(self)
+        return self.best_estimator_.predict_proba(X)
+
+    @_can("transform")
+    def transform(self, X):
+        """Embed samples, as the best estimator does; it needs a ``transform``.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            Whatever the estimator takes.
+
+
+        Returns
+        -------
+        embedding : ndarray of shape (n, d)
+
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        check_is_fitted(self)
+        return self.best_estimator_.transform(X)
+
+    @_can("transform")
+    def fit_transform(self, X, y=None):
+        """Fit, and embed the samples; the estimator needs a ``transform``.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            Whatever the estimator takes.
+        y : ignored by clusterers
+            Handed on to the estimator.
+
+        Returns
+        -------
+        embedding : ndarray of shape (n, d)
+        """
+        return self.fit(X, y).transform(X)
+
+    @_can("score")
+    def score(self, X, y=None):
+        """Score the best estimator by its own ``score``.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            Whatever the estimator takes.
+        y : array-like, default=None
+            Handed on to the estimator.
+
+
+        Returns
+        -------
+        score : float
+
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        check_is_fitted(self)
+        return self.best_estimator_.score(X, y)
+
+    @_can("get_feature_names_out")
+    def get_feature_names_out(self, input_features=None):
+        """Name the columns of :meth:`transform`, as the best estimator does.
+
+        Parameters
+        ----------
+        input_features : array-like of str or None, default=None
+
+
+        Returns
+        -------
+        names : ndarray of str objects
+
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        check_is_fitted(self)
+        return self.best_estimator_.get_feature_names_out(input_features)
+
+    @property
+    def n_features_in_(self):
+        check_is_fitted(self)
+        return self.best_estimator_.n_features_in_
+
+    @property
+    def feature_names_in_(self):
+        check_is_fitted(self)
+        return self.best_estimator_.feature_names_in_
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        inner = get_tags(self.estimator)
+        tags.input_tags = inner.input_tags
+        tags.transformer_tags = inner.transformer_tags
+        tags.non_deterministic = inner.non_deterministic
+        return tags
+
+
+def select_n_clusters(
+    estimator: Any,
+    X: Any,
+    n_clusters: Sequence[int] | int | Literal["auto"] = "auto",
+    **options: Any,
+) -> NClustersSearch:
+    """Choose the number of clusters of X without labels.
+
+    Parameters
+    ----------
+    estimator : clusterer
+        With ``predict`` and a parameter ``n_clusters`` or ``n_components``, or a
+        pipeline that ends in one. It is cloned.
+    X : array-like or list of paths
+        Whatever the estimator takes.
+    n_clusters : range or list of int, int or "auto", default="auto"
+        Numbers of clusters to try. ``"auto"`` is ``range(2, 16)``, or as far as the
+        samples reach: to half of them.
+    **options
+        Further parameters of :class:`NClustersSearch`, such as ``random_state``.
+
+    Returns
+    -------
+    search : NClustersSearch
+        Fitted: ``n_clusters_``, ``confidence_``, ``reason_`` and ``candidates_`` say
+        what was chosen, ``results_`` has the evidence, and ``labels_`` and ``predict``
+        are of the estimator with the number that was chosen.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_blobs
+    >>> from sklearn.mixture import GaussianMixture
+    >>> from skdeepcluster.model_selection import select_n_clusters
+    >>> X, _ = make_blobs(300, centers=3, cluster_std=0.6, random_state=1)
+    >>> mixture = GaussianMixture(random_state=0)
+    >>> search = select_n_clusters(mixture, X, range(2, 7), random_state=0)
+    >>> search.n_clusters_, search.candidates_
+    (3, [3])
+    """
+    return NClustersSearch(estimator, n_clusters, **options).fit(X)
