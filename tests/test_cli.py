@@ -307,26 +307,41 @@ def test_the_report_is_written_again(result, tmp_path, monkeypatch, capfd):
     assert page.read_text() == before
 
 
-@pytest.mark.parametrize("how", ["copy", "link", "symlink", "move"])
-def test_sort_and_undo(photos, how, tmp_path):
-    folder = tmp_path / "photos"
+def test_sort_and_undo(tmp_path):
+    folder, out, dest = tmp_path / "photos", tmp_path / "r", tmp_path / "sorted"
     make_photos(folder, n=12, odd=False)
-    out, dest = tmp_path / "r", tmp_path / "sorted"
     assert main(["cluster", str(folder), "-k2", "-o", str(out), *QUICK, "-q"]) == 0
     before = {p: p.read_bytes() for p in folder.rglob("*.png")}
     rows = rows_of(out / "clusters.csv")
-    assert main(["sort", str(out), f"--{how}", str(dest), "-q"]) == 0
-    for k in range(2):
-        members = [Path(r["path"]).name for r in rows if int(r["cluster"]) == k]
-        found = [p.name for p in dest.rglob("*.png") if int(p.parent.name) == k]
-        assert sorted(found) == sorted(members)
-    assert {p for p in before if p.exists()} == (set() if how == "move" else {*before})
-    assert main(["undo", str(dest), "-q"]) == 0
-    assert {p: p.read_bytes() for p in folder.rglob("*.png")} == before
-    assert not list(dest.rglob("*.png"))
+    for how in ("copy", "link", "symlink", "move"):
+        assert main(["sort", str(out), f"--{how}", str(dest), "-q"]) == 0
+        for k in range(2):
+            members = [Path(r["path"]).name for r in rows if int(r["cluster"]) == k]
+            found = [p.name for p in dest.rglob("*.png") if int(p.parent.name) == k]
+            assert sorted(found) == sorted(members)
+        stay = {p for p in before if p.exists()}
+        assert stay == (set() if how == "move" else {*before})
+        assert main(["undo", str(dest), "-q"]) == 0
+        assert {p: p.read_bytes() for p in folder.rglob("*.png")} == before
+        assert not list(dest.rglob("*.png"))
 
 
 # -- names -----------------------------------------------------------------------------
+
+
+def test_the_number_of_clusters_is_looked_for(photos, tmp_path, capfd):
+    out = tmp_path / "r"
+    argv = ["cluster", str(photos[0]), "-k", "auto", "--range", "2-5", "-o", str(out)]
+    assert main([*argv, *QUICK]) == 0
+    err = capfd.readouterr().err
+    run = json.loads((out / "run.json").read_text())
+    search = run["search"]
+    assert search["results"]["n_clusters"] == [2, 3, 4, 5]
+    assert search["n_clusters"] in search["candidates"]
+    assert run["n_clusters"] == search["n_clusters"] == len(run["counts"]["sizes"])
+    assert search["reason"] in err and "are empty" not in err
+    model = skdeepcluster.load(out / "model.safetensors", device="cpu")
+    assert model.n_clusters == run["n_clusters"]
 
 
 def test_names_that_are_no_text(tmp_path, capfd):
@@ -340,7 +355,7 @@ def test_names_that_are_no_text(tmp_path, capfd):
     assert path in [row["path"] for row in rows_of(out / "clusters.csv")]
     shown = path.replace("\udce9", "\\xe9")
     assert shown in pl.read_parquet(out / "clusters.parquet")["path"].to_list()
-    assert "1 name is no UTF-8" in capfd.readouterr().err
+    assert "Names of files that are no UTF-8: 1." in capfd.readouterr().err
     assert main(["report", str(out)]) == 0
 
 

@@ -13,7 +13,7 @@ from test_cli import FILES, QUICK, rows_of
 
 import skdeepcluster
 from skdeepcluster.callbacks import TrainingBar
-from skdeepcluster.cli import clustering, main
+from skdeepcluster.cli import clustering, learning, main
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_in_encoding(run, monkeypatch, tmp_path):
         return runs(self, x)
 
     monkeypatch.setattr(ImageEncoder, "_run", interrupted)
-    monkeypatch.setattr(clustering, "BATCH", 4)
+    monkeypatch.setattr(learning, "BATCH", 4)
     cache = tmp_path / "cache"
     code, out, said = run("--cache", str(cache))
     assert code == 130 and not out.exists()

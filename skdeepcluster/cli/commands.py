@@ -6,6 +6,7 @@ import os
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import Literal
 
 from .._storage.container import replacing
 from .clustering import cluster_images, embed_images
@@ -17,7 +18,12 @@ from .shown import Console, counted, show
 from .tables import Table, import_polars
 
 DONE = 0
-HOW = {"copy": "copy", "link": "hardlink", "symlink": "symlink", "move": "move"}
+HOW: dict[str, Literal["copy", "hardlink", "symlink", "move"]] = {
+    "copy": "copy",
+    "link": "hardlink",
+    "symlink": "symlink",
+    "move": "move",
+}
 
 
 def cluster(args: Namespace) -> int:
@@ -52,8 +58,8 @@ def predict(args: Namespace) -> int:
         with console.stage("Images") as said:
             paths, skipped = find_images(args.folders, args.strict)
             said.append(counted(len(paths), "file"))
-        found = embed_images(args, console, result, paths)
-        skipped += found.skipped
+        found, bad = embed_images(args, console, result, paths)
+        skipped += bad
         tell_skipped(console, skipped, len(paths), "")
         positions = place(found.embedding, embedding, known.positions)
         table = Table(found.paths, found.clusters, found.confidences, positions)
