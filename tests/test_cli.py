@@ -16,6 +16,7 @@ from folders import KINDS, ODD, UNREADABLE, make_photos, make_undecodable
 import skdeepcluster
 from skdeepcluster import ImageEncoder
 from skdeepcluster.cli import main
+from skdeepcluster.cli.arguments import make_parser
 
 # random weights, the same each time, of a network that is quick on small images
 ENCODER = "--pretrained mobilenet_v3_small --weights none --size 32".split()
@@ -61,6 +62,7 @@ def test_help_and_version_come_without_torch():
     code = """if True:
         import sys, time
         from skdeepcluster.cli import main
+from skdeepcluster.cli.arguments import make_parser
         for argv in (["--version"], ["--help"], ["cluster", "--help"]):
             try:
                 main(argv)
@@ -114,6 +116,16 @@ def test_wrong_usage_is_exit_code_2(argv, capsys):
         main(argv)
     assert end.value.code == 2
     assert "usage: skdeepcluster" in capsys.readouterr().err
+
+
+def test_the_guide_names_each_option():
+    page = (Path(__file__).parents[1] / "doc" / "command_line.rst").read_text()
+    (commands,) = make_parser()._subparsers._group_actions
+    for name, parser in commands.choices.items():
+        assert f"skdeepcluster {name}" in page
+        for action in parser._actions:
+            for option in action.option_strings[-1:]:
+                assert option in page or option == "--help"
 
 
 # -- cluster ---------------------------------------------------------------------------
