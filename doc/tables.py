@@ -252,6 +252,20 @@ def encoder(record):
     ]
 
 
+def report(record):
+    """Rows of what a report costs."""
+    head = (
+        "images;seconds;CPU seconds;peak, MiB;page, MB;pictures;copies;near-duplicates"
+    )
+    rows = [head.split(";")]
+    for r in record["reports"]:
+        cells = [f"{r['files']:,}", f"{r['seconds']:.0f}", f"{r['cpu_seconds']:.0f}"]
+        cells += [f"{r['mib']:.0f}", f"{r['bytes'] / 1e6:.1f}", f"{r['pictures']:,}"]
+        found = (f"{r[k]:,} of {r[f'planted_{k}']:,}" for k in ("copies", "alike"))
+        rows.append([*cells, *found])
+    return rows
+
+
 def kills(record):
     """Rows of trainings that were killed, and of those that ended as others do."""
     rows = [["method", "trainings", "kills", "identical results"]]
@@ -299,6 +313,7 @@ def crowd(record):
 TABLES = {
     "reading": reading,
     "encoder": encoder,
+    "report": report,
     "kills": kills,
     "checkpoint_cost": checkpoint_cost,
     "threads": threads,

@@ -23,7 +23,7 @@ RUNGS = (
 )
 SMALL = 64  # side of an image that the map alone shows
 COARSE = 64  # up to this side, pixels are shown as squares
-TRIED = 48  # images that tell how many bytes one takes
+TRIED = 24  # images that tell how many bytes one takes
 
 
 class Album:

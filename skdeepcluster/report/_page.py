@@ -194,6 +194,7 @@ def _context(content, shown, album):
     said = findings(clustering, content.groups, album.unreadable)
     points = _points(content, shown, album)
     of_all = clustering.confidence is not None
+    n_shown = len(shown.examples.keys() - {-1})
     context = {
         "facts": _facts(content),
         "warnings": [*content.warnings, *said],
@@ -209,7 +210,7 @@ def _context(content, shown, album):
             }
             for k in listed
         ],
-        "not_listed": max(0, len(clustering.clusters) - LISTED),
+        "not_listed": _count(len(clustering.clusters) - LISTED),
         "confidences": of_all and histogram(_known(clustering, clustering.labels >= 0)),
         "map": points,
         "map_text": points and _map_text(n, points, content),
@@ -218,7 +219,8 @@ def _context(content, shown, album):
             _section(clustering, k, rows, points, album)
             for k, rows in shown.examples.items()
         ],
-        "not_shown": len(clustering.clusters) - len(set(shown.examples) - {-1}),
+        "n_shown": n_shown,
+        "not_shown": _count(len(clustering.clusters) - n_shown),
         "groups": [_group(clustering, *group, album) for group in shown.groups],
         "duplicates_text": _duplicates_text(content),
         "outliers": _figures(clustering, shown.outliers, album, content.far),
@@ -238,6 +240,10 @@ def _context(content, shown, album):
     return context | {"contents": [(a, name) for a, name, there in anchors if there]}
 
 
+def _count(n):
+    return f"{n:,}" if n > 0 else ""
+
+
 def _name(cluster):
     return "No cluster" if cluster < 0 else f"Cluster {cluster}"
 
@@ -245,7 +251,10 @@ def _name(cluster):
 def _facts(content):
     clustering = content.clustering
     found = clustering.labels[clustering.labels >= 0]
-    facts = [("Images", f"{len(clustering):,}"), ("Clusters", clustering.n_clusters)]
+    facts = [
+        ("Images", f"{len(clustering):,}"),
+        ("Clusters", f"{clustering.n_clusters:,}"),
+    ]
     if len(found):
         balance = cluster_balance(found, clustering.n_clusters)
         facts.append(("Balance of the sizes, 0 to 1", f"{balance:.2f}"))
@@ -316,7 +325,7 @@ def _points(content, shown, album):
         if row not in album.unreadable:
             own = None if row in elsewhere else album.sources.get(row, "")
             pictures.append([i, row, _caption(clustering, row), own])
-    plain = bool(album.plain)
+    plain = all(row in album.plain for _, row, *_ in pictures)
     return {k: points[k] for k in "xyc"} | {"pictures": pictures, "plain": plain}
 
 
@@ -329,7 +338,7 @@ def _map_text(n, points, content):
     which = (
         "a point shows its image"
         if with_picture == shown
-        else f"{with_picture:,} of them, drawn at random, show their image"
+        else f"{with_picture:,} of them show their image"
     )
     return (
         f"{every}{how}; on hover or tap {which}. A number stands in the middle of its "

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._input.arrays import as_array
 from .._input.layouts import is_vector
-from .._input.paths import are_pictures, listed
+from .._input.paths import PATHS, are_pictures, listed, path_of
 from .._storage.container import replacing
 from .._storage.folder import make_folder
 from ..plots._style import last_step
@@ -221,31 +221,58 @@ def write_report_of(
     X = listed(X)
     images = _images(X, last) if images is None else images
     Pictures(images)  # vectors are refused before anything is predicted
-    steps = getattr(estimator, "steps", [])
-    features = estimator[:-1].transform(X) if len(steps) > 1 else X
-    found: dict[str, Any] = {"labels": np.asarray(last.predict(features))}
+    steps = [step for _, step in getattr(estimator, "steps", [])[:-1]]
+    features = estimator[:-1].transform(X) if steps else X
+    read = _complete(features) if steps else slice(None)
+    known = features[read] if isinstance(read, np.ndarray) else features
+    found: dict[str, Any] = {"labels": _spread(last.predict(known), read, -1)}
     if hasattr(last, "predict_proba"):
-        proba = np.asarray(last.predict_proba(features))
-        found |= {"confidence": proba.max(axis=1), "n_clusters": proba.shape[1]}
-    embedding = features if len(steps) > 1 else None
+        proba = np.asarray(last.predict_proba(known))
+        confidence = _spread(proba.max(axis=1), read, np.nan)
+        found |= {"confidence": confidence, "n_clusters": proba.shape[1]}
+    embedding = features if steps else None
     if hasattr(last, "transform"):
-        own = np.asarray(last.transform(features))
+        own = np.asarray(last.transform(known))
         # k-means transforms into distances to its centers: no embedding of the images
         if own.shape[1:] == np.shape(getattr(last, "cluster_centers_", own))[1:]:
-            embedding = own
+            embedding = _spread(own, read, np.nan)
     found["embedding"] = embedding
     found["history"] = getattr(last, "history_", None)
     found["settings"] = {"estimator": " ".join(repr(estimator).split())}
     found["title"] = f"Clusters of {type(last).__name__}"
-    skipped = [
-        one
-        for step in [*(step for _, step in steps[:-1]), last]
-        for one in getattr(step, "skipped_", [])
-    ]
-    if skipped:
-        found["warnings"] = [_left_out(skipped)]
+    if isinstance(read, np.ndarray):
+        lost = np.flatnonzero(~read)
+    else:
+        lost = np.flatnonzero(np.isnan(found.get("confidence", ())))
+    if len(lost) and are_pictures(X) and isinstance(X[0], PATHS):
+        found["warnings"] = [_left_out([path_of(X[row]) for row in lost])]
     found |= options
     return write_report(target, images, found.pop("labels"), **found)
+
+
+def _complete(features):
+    """Tell which rows a step before the last filled: NaN are those of files left out.
+
+    Returns
+    -------
+    read : bool ndarray of shape (n,), or slice
+        A slice of all if none was left out.
+    """
+    values = features.dtype.kind if hasattr(features, "dtype") else ""
+    if values != "f" or np.ndim(features) != 2:
+        return slice(None)
+    read = ~np.isnan(features).any(axis=1)
+    return slice(None) if read.all() else read
+
+
+def _spread(values, read, fill):
+    """Put values of some rows where these are among all."""
+    values = np.asarray(values)
+    if not isinstance(read, np.ndarray):
+        return values
+    spread = np.full((len(read), *values.shape[1:]), fill, values.dtype)
+    spread[read] = values
+    return spread
 
 
 def _images(X, last):
@@ -259,12 +286,12 @@ def _images(X, last):
     return to_panels(np.asarray(array), shape, last.layout_.channels_last)
 
 
-def _left_out(skipped):
-    n, paths = len(skipped), [str(path) for _, path, _ in skipped[:LISTED]]
+def _left_out(paths):
+    n = len(paths)
     more = f" and {n - LISTED:,} more" if n > LISTED else ""
     which = "1 file was" if n == 1 else f"{n:,} files were"
-    names = ", ".join(readable(path) for path in paths)
-    return f"{which} left out, since they cannot be read: {names}{more}."
+    names = ", ".join(map(readable, paths[:LISTED]))
+    return f"{which} left out as unreadable: {names}{more}."
 
 
 def _target(path):

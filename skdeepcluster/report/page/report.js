@@ -35,7 +35,10 @@
       else if (target.id !== "canvas") hide();
     });
   }
-  document.addEventListener("scroll", hide, { passive: true });
+  // not "scroll": the arrow keys scroll, too
+  for (const event of ["wheel", "touchmove"]) {
+    document.addEventListener(event, hide, { passive: true });
+  }
   document.addEventListener("keydown", ({ key }) => key === "Escape" && hide());
   all(".tiles").forEach((list) => {
     list.addEventListener("keydown", (event) => {
@@ -47,7 +50,7 @@
       const next = images[(at + step + images.length) % images.length] || images[0];
       hide();
       next.parentNode.classList.add("at");
-      next.scrollIntoView({ block: "nearest" });
+      next.scrollIntoView({ block: "nearest", behavior: "instant" });
       showTile(next);
     });
     list.addEventListener("blur", hide);
@@ -72,9 +75,13 @@
     members.get(cluster).push(i);
   });
   const middle = (values) => values.sort((a, b) => a - b)[values.length >> 1];
-  const names = [...members].filter(([cluster]) => cluster >= 0).map(([cluster, points]) => [
-    cluster, middle(points.map((i) => data.x[i])), middle(points.map((i) => data.y[i])),
-  ]);
+  const names = [...members].filter(([cluster]) => cluster >= 0).map(([cluster, points]) => {
+    const x = middle(points.map((i) => data.x[i])), y = middle(points.map((i) => data.y[i]));
+    const far = (i) => (data.x[i] - x) ** 2 + (data.y[i] - y) ** 2;
+    // a cluster in two parts has nothing at its median
+    const at = points.reduce((best, i) => (far(i) < far(best) ? i : best));
+    return [cluster, data.x[at], data.y[at]];
+  });
   let chosen = null, current = -1, zoom = 1, shiftX = 0, shiftY = 0, width = 0, height = 0;
   const color = new Map();
 
