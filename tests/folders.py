@@ -56,7 +56,7 @@ def make_odd(folder):
 
 def make_undecodable(folder):
     """Write an image whose name is no UTF-8, or None where no name can be such."""
-    name = os.fsencode(folder) + b"/caf\xe9.png"
+    name = os.fsencode(folder) + b"/na\xefve.png"
     try:
         with open(name, "wb") as file:
             Image.fromarray(pixels(0, 7)).save(file, "PNG")

@@ -329,7 +329,10 @@ def test_sheet_of_kmeans_like_clusters_of_digits():
 @pytest.mark.parametrize(
     "params, message",
     [
-        ({"order": "random"}, "order='random' should be 'typical' or 'uncertain'"),
+        (
+            {"order": "first"},
+            "order='first' should be 'typical', 'uncertain' or 'random'",
+        ),
         ({"n_images": 0}, "n_images=0 should be at least 1"),
         ({"n_columns": 0}, "n_columns=0 should be at least 1"),
         ({"clusters": [0, 3]}, r"clusters=\[0, 3\] should be some .* 0 to 2"),

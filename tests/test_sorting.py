@@ -8,47 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sorted_files import ALL, LABELS, each_way, files, photos, tree
 
 from skdeepcluster.sorting import sort_into_folders, undo_sorting
 from skdeepcluster.sorting._names import Names, folded
 
-ALL = ["copy", "hardlink", "symlink", "move"]
-each_way = pytest.mark.parametrize("how", ALL)
-LABELS = [0, 1, -1, 0, 1, 1]
-
-
-def tree(folder):
-    """What each path below a folder is, times included."""
-    found = {}
-    for root, folders, names in os.walk(folder):
-        for name in names + folders:
-            path = Path(root, name)
-            place = str(path.relative_to(folder))
-            if path.is_symlink():
-                found[place] = os.readlink(path)
-            elif not path.is_file():
-                found[place] = None
-            else:
-                found[place] = path.read_bytes(), path.stat().st_mtime_ns
-    return found
-
-
-def files(folder, *names):
-    """Files that hold their names, of different ages; their paths."""
-    paths = []
-    for i, name in enumerate(names):
-        path = Path(folder, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(os.fsencode(name))
-        os.utime(path, ns=(10**18 + i, 10**18 + i))
-        paths.append(str(path))
-    return paths
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """Three files in each of two folders, of the same names."""
-    return files(tmp_path / "photos", *(f"{d}/{i}.jpg" for d in "ab" for i in range(3)))
+__all__ = ["photos"]
 
 
 def relative(places, folder):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import nullcontext
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -92,7 +91,7 @@ def open_image(source):
         return nullcontext(source)
     path = path_of(source)
     try:
-        kind = stat.S_IFMT(os.stat(path).st_mode)
+        status = os.stat(path)
     except FileNotFoundError:
         if os.path.islink(path):
             raise Unreadable("is a link to a file that does not exist") from None
@@ -100,6 +99,7 @@ def open_image(source):
         raise Unreadable(f"does not exist{where}") from None
     except (OSError, ValueError) as error:  # no right, a loop of links, a null byte
         raise Unreadable(f"cannot be opened ({_text(error)})") from None
+    kind = stat.S_IFMT(status.st_mode)
     if kind != stat.S_IFREG:  # to open a pipe would wait for its writer
         raise Unreadable(
             f"is not an image but {KINDS_OF_FILES.get(kind, 'no regular file')}"
@@ -108,12 +108,12 @@ def open_image(source):
         image = Image.open(path, formats=readable_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Unreadable(_bomb(error)) from None
-    except PermissionError as error:
-        raise Unreadable(f"cannot be opened ({_text(error)})") from None
     except UnidentifiedImageError:
-        empty = "" if Path(path).stat().st_size else " (it is empty)"
+        empty = "" if status.st_size else " (it is empty)"
         raise Unreadable(f"is not an image that Pillow can read{empty}") from None
     except Exception as error:  # the readers of broken headers raise nearly anything
+        if isinstance(error, OSError) and error.errno:  # of the system: no right, gone
+            raise Unreadable(f"cannot be opened ({_text(error)})") from None
         raise Unreadable(
             f"is not an image that Pillow can read ({_text(error)})"
         ) from None

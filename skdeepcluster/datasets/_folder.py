@@ -79,7 +79,8 @@ def load_image_folder(
     OSError
         If subfolders cannot be read.
     ValueError
-        If the folder holds no image, or none that can be read.
+        If the folder holds no image, or none that can be read; if ``extensions`` is
+        empty.
 
     See Also
     --------
@@ -93,6 +94,8 @@ def load_image_folder(
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error={on_error!r} should be 'raise' or 'skip'.")
+    if not os.fspath(path):  # which pathlib takes for the current folder
+        raise ValueError("path is empty. Pass a folder; '.' is the current one.")
     folder = Path(os.fsdecode(path)).expanduser()
     if not folder.exists():
         raise FileNotFoundError(
@@ -107,7 +110,12 @@ def load_image_folder(
     if isinstance(extensions, str):
         extensions = (extensions,)
     known = image_extensions() if extensions is None else extensions
-    endings = tuple("." + e.lower().lstrip(".") for e in known)
+    endings = tuple("." + e.lower().lstrip("*.") for e in known)
+    if not set(endings) - {"."}:
+        raise ValueError(
+            f"extensions={extensions!r} has no endings. Pass some, such as ('.png', "
+            "'.jpg'), or None for all that Pillow reads."
+        )
     files, skipped = _list_files(folder, recursive)
     if skipped and on_error == "raise":
         raise OSError(
@@ -119,7 +127,8 @@ def load_image_folder(
         file.suffix.lower() for file in files if not file.name.lower().endswith(endings)
     )
     if not found:
-        raise ValueError(_nothing_found(folder, files, extensions, recursive))
+        expected = None if extensions is None else endings
+        raise ValueError(_nothing_found(folder, files, expected, recursive))
     if extensions is None:
         _warn_of_images(folder, others)
     if on_error == "skip":
@@ -196,7 +205,7 @@ def _nothing_found(
     expected = (
         "such as .png and .jpg, which Pillow reads"
         if extensions is None
-        else ", ".join("." + e.lower().lstrip(".") for e in extensions)
+        else ", ".join(extensions)
     )
     deeper = "" if recursive else ", or recursive=True to look into subfolders"
     return (

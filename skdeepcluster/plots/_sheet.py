@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from .._input.paths import listed
-from ._style import QUIET, STRONG, last_step, pyplot
+from ._chosen import ORDERS, check_choice, check_labels, choose, names_of
+from ._rows import draw_row
+from ._style import STRONG, last_step, pyplot
 from ._tiles import (
     TILE,
-    draw_tile,
     in_use,
     most_probable,
     proportions,
@@ -28,24 +29,27 @@ if TYPE_CHECKING:
 
 LABEL, TEXT = 1.6, 0.46  # inches, width and height of the text beside a row
 ROWS_PER_COLUMN = 10
+CAPTION = 0.13  # inches, height of a name below an image
+NAMED = 1.5  # times the side of an image, where names are shown
 
 
 class ClusterSheetDisplay:
-    """A sheet of example images: one row of them for each cluster.
+    """A sheet of example images: a row of them, or several lines, for each cluster.
 
-    Make it with :meth:`from_estimator`; all parameters are stored as attributes.
+    Make it with :meth:`from_estimator`, or of labels of any origin with
+    :meth:`from_predictions`; all parameters are stored as attributes.
 
     Parameters
     ----------
     images : list of n_rows lists of ndarrays of shape (H, W), (H, W, 3) or (H, W, 4)
         The images of each row, in the order shown.
-    clusters : ndarray of shape (n_rows,), int64
-        The number of the cluster of each row.
+    clusters : ndarray of shape (n_rows,), int64 or str
+        The number, or the name, of the cluster of each row; -1 is none.
     sizes : ndarray of shape (n_rows,), int64
         The number of samples in each cluster.
     confidences : ndarray of shape (n_rows,), float64
         The mean probability that the samples of a cluster have of being in it; nan
-        where there are none.
+        where there are none, or where it is not known.
     n_samples : int
         The number of samples of all clusters, those that are not shown too.
     indices : list of n_rows ndarrays of int64, optional
@@ -54,6 +58,8 @@ class ClusterSheetDisplay:
         The values of grey images that are black and white.
     title : str, default=""
         The heading of the sheet.
+    names : list of n_rows lists of str, optional
+        What is written below the images.
 
     Attributes
     ----------
@@ -85,6 +91,7 @@ class ClusterSheetDisplay:
         indices: Sequence[NDArray[np.int64]] | None = None,
         value_range: tuple[float, float] = (0, 255),
         title: str = "",
+        names: Sequence[Sequence[str]] | None = None,
     ) -> None:
         self.images = images
         self.clusters = clusters
@@ -94,6 +101,7 @@ class ClusterSheetDisplay:
         self.indices = indices
         self.value_range = value_range
         self.title = title
+        self.names = names
 
     @classmethod
     def from_estimator(
@@ -103,8 +111,11 @@ class ClusterSheetDisplay:
         *,
         n_images: int = 10,
         clusters: Sequence[int] | None = None,
-        order: Literal["typical", "uncertain"] = "typical",
+        order: Literal["typical", "uncertain", "random"] = "typical",
         images: Any = None,
+        show_names: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        images_per_line: int = 10,
         n_columns: int | None = None,
         cmap: str = "gray",
         figure: Figure | SubFigure | None = None,
@@ -122,13 +133,20 @@ class ClusterSheetDisplay:
             The number of images of each cluster, if it has so many.
         clusters : sequence of int, optional
             The clusters to show, in this order; all of them by default.
-        order : {"typical", "uncertain"}, default="typical"
-            Show the samples with the highest probability of their cluster, or those
-            with the lowest. Of equal ones the first in X come first.
+        order : {"typical", "uncertain", "random"}, default="typical"
+            Show the samples with the highest probability of their cluster, those with
+            the lowest, or any. Of equal ones the first in X come first.
         images : array-like, tensor or list of paths of length n_samples, optional
             The images that belong to the rows of X, if X does not hold them (features
             of another network) or not in a form to look at (standardised pixels).
             Layouts as for X.
+        show_names : bool, default=False
+            Whether to write the names of the files below the images, or else the rows
+            of X that they are.
+        random_state : int, RandomState or None, default=None
+            Seed of what ``order="random"`` chooses.
+        images_per_line : int, default=10
+            See :meth:`plot`.
         n_columns : int, optional
             See :meth:`plot`.
         cmap : str, default="gray"
@@ -157,12 +175,10 @@ class ClusterSheetDisplay:
         if not hasattr(estimator, "predict_proba"):
             raise TypeError(
                 f"{name} has no predict_proba, by which the images of a cluster are "
-                "chosen. Pass an estimator of skdeepcluster, or a mixture model."
+                "chosen. Pass an estimator of skdeepcluster, or a mixture model; or "
+                "its labels to from_predictions."
             )
-        if order not in ("typical", "uncertain"):
-            raise ValueError(f"order={order!r} should be 'typical' or 'uncertain'.")
-        if n_images < 1:
-            raise ValueError(f"n_images={n_images!r} should be at least 1.")
+        check_choice(order, n_images)
         check_is_fitted(estimator)
         shape = getattr(last_step(estimator), "image_shape_", None)
         X, images = listed(X), listed(images)
@@ -183,38 +199,181 @@ class ClusterSheetDisplay:
                 f"clusters={clusters!r} should be some of the numbers 0 to "
                 f"{n_clusters - 1}."
             )
-        rank = -confidence if order == "typical" else confidence
-        indices, sizes, confidences = [], [], []
-        for cluster in shown:
-            members = np.flatnonzero(labels == cluster)
-            first = np.argsort(rank[members], kind="stable")[:n_images]
-            indices.append(members[first])
-            sizes.append(len(members))
-            confidences.append(
-                confidence[members].mean(dtype=np.float64) if len(members) else np.nan
-            )
         layout = getattr(last_step(estimator), "layout_", None)
-        channels_last = layout is not None and layout.channels_last
-        source = X if images is None else images
-        flat = take_images(source, np.concatenate(indices), shape, channels_last)
-        flat, value_range = to_range(flat)
-        rows = split(flat, [len(row) for row in indices])
-        which = "most typical" if order == "typical" else "least certain"
+        display = cls._of(
+            X if images is None else images,
+            labels,
+            np.asarray(confidence, np.float64),
+            shown.astype(np.int64),
+            (order, n_images, random_state),
+            f"{name}: {len(labels):,} images in {n_clusters} clusters, ",
+            show_names,
+            shape,
+            layout is not None and layout.channels_last,
+        )
+        return display.plot(
+            images_per_line=images_per_line,
+            n_columns=n_columns,
+            cmap=cmap,
+            figure=figure,
+            figsize=figsize,
+        )
+
+    @classmethod
+    def from_predictions(
+        cls,
+        X: Any,
+        labels: ArrayLike,
+        confidence: ArrayLike | None = None,
+        *,
+        n_images: int = 10,
+        clusters: Sequence[int] | Sequence[str] | None = None,
+        order: Literal["typical", "uncertain", "random"] | None = None,
+        show_names: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        name: str | None = None,
+        images_per_line: int = 10,
+        n_columns: int | None = None,
+        cmap: str = "gray",
+        figure: Figure | SubFigure | None = None,
+        figsize: tuple[float, float] | None = None,
+    ) -> ClusterSheetDisplay:
+        """Choose images of each cluster of a clustering of any origin, and plot them.
+
+        Parameters
+        ----------
+        X : array-like, tensor or list of paths of length n_samples
+            The images themselves, also where features of them were clustered.
+        labels : array-like of shape (n_samples,)
+            Cluster of each image: whole numbers, of which -1 is none (``"rejected"``),
+            or names.
+        confidence : array-like of shape (n_samples,), optional
+            How sure each label is, such as ``predict_proba(X).max(axis=1)``; NaN where
+            that is not known.
+        n_images : int, default=10
+            The number of images of each cluster, if it has so many.
+        clusters : sequence of int or str, optional
+            The clusters to show, in this order; all of them by default, and -1 last.
+        order : {"typical", "uncertain", "random"}, optional
+            Show the images with the highest confidence, those with the lowest, or any.
+            By default the highest if there are confidences, else any.
+        show_names : bool, default=False
+            Whether to write the names of the files below the images, or else the rows
+            of X that they are.
+        random_state : int, RandomState or None, default=None
+            Seed of what ``order="random"`` chooses.
+        name : str, optional
+            What the heading calls the clusterer.
+        images_per_line : int, default=10
+            See :meth:`plot`.
+        n_columns : int, optional
+            See :meth:`plot`.
+        cmap : str, default="gray"
+            See :meth:`plot`.
+        figure : matplotlib Figure or SubFigure, optional
+            See :meth:`plot`.
+        figsize : (float, float), optional
+            See :meth:`plot`.
+
+        Returns
+        -------
+        display : ClusterSheetDisplay
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If a parameter is out of its range, X holds no images, labels or confidences
+            are not one for each, or ``order`` needs confidences and there are none.
+
+        Examples
+        --------
+        >>> from sklearn.cluster import KMeans
+        >>> from skdeepcluster.datasets import load_digits_images
+        >>> from skdeepcluster.plots import ClusterSheetDisplay
+        >>> X, _ = load_digits_images()
+        >>> labels = KMeans(10, random_state=0).fit_predict(X.reshape(len(X), -1))
+        >>> sheet = ClusterSheetDisplay.from_predictions(X, labels, random_state=0)
+        >>> sheet.title
+        '1,797 images in 10 clusters, chosen at random'
+        """
+        pyplot(f"{cls.__name__}.from_predictions")
+        X = listed(X)
+        require_images(X, None, "the images, an array or a list of paths, in its place")
+        found, sure = check_labels(labels, confidence, len(X))
+        order = order or ("random" if confidence is None else "typical")
+        check_choice(order, n_images)
+        if confidence is None and order != "random":
+            raise ValueError(
+                f"order={order!r} goes by confidence, and there is none. Pass "
+                "confidence=, or order='random'."
+            )
+        there = np.unique(found)
+        shown = np.sort(there) if clusters is None else np.asarray(clusters)
+        if clusters is None and shown.dtype.kind == "i":  # what has no cluster is last
+            shown = np.concatenate([shown[shown >= 0], shown[shown < 0]])
+        if shown.size == 0 or not set(shown.tolist()) <= set(there.tolist()):
+            raise ValueError(
+                f"clusters={clusters!r} should be some of the {len(there)} labels."
+            )
+        n_clusters = sum(str(label) != "-1" for label in there)
+        of = f"{name}: " if name else ""
+        display = cls._of(
+            X,
+            found,
+            sure,
+            shown,
+            (order, n_images, random_state),
+            f"{of}{len(found):,} images in {n_clusters} clusters, ",
+            show_names,
+        )
+        return display.plot(
+            images_per_line=images_per_line,
+            n_columns=n_columns,
+            cmap=cmap,
+            figure=figure,
+            figsize=figsize,
+        )
+
+    @classmethod
+    def _of(
+        cls,
+        source,
+        labels,
+        confidence,
+        clusters,
+        choice,
+        title,
+        show_names,
+        shape=None,
+        channels_last=False,
+    ):
+        order, n_images, random_state = choice
+        chosen = choose(labels, confidence, clusters, order, n_images, random_state)
+        together = np.concatenate(chosen.indices)
+        flat, value_range = to_range(
+            take_images(source, together, shape, channels_last)
+        )
+        names = None
+        if show_names:
+            names = [names_of(source, indices) for indices in chosen.indices]
         return cls(
-            images=rows,
-            clusters=shown.astype(np.int64),
-            sizes=np.array(sizes, dtype=np.int64),
-            confidences=np.array(confidences),
+            images=split(flat, [len(row) for row in chosen.indices]),
+            clusters=clusters,
+            sizes=chosen.sizes,
+            confidences=chosen.confidences,
             n_samples=len(labels),
-            indices=indices,
+            indices=chosen.indices,
             value_range=value_range,
-            title=f"{name}: {len(labels):,} images in {n_clusters} clusters, "
-            f"{which} first",
-        ).plot(n_columns=n_columns, cmap=cmap, figure=figure, figsize=figsize)
+            title=title + ORDERS[order],
+            names=names,
+        )
 
     def plot(
         self,
         *,
+        images_per_line: int = 10,
         n_columns: int | None = None,
         cmap: str = "gray",
         figure: Figure | SubFigure | None = None,
@@ -224,6 +383,8 @@ class ClusterSheetDisplay:
 
         Parameters
         ----------
+        images_per_line : int, default=10
+            After how many images a cluster goes on in a line below.
         n_columns : int, optional
             Into how many columns the clusters go, each filled from top to bottom. By
             default one for up to 10 clusters, else two.
@@ -244,56 +405,44 @@ class ClusterSheetDisplay:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If ``n_columns`` is less than 1.
+            If ``images_per_line`` or ``n_columns`` is less than 1.
         """
         plt = pyplot(f"{type(self).__name__}.plot")
         n_clusters = len(self.clusters)
         if n_columns is None:
             n_columns = 1 if n_clusters <= ROWS_PER_COLUMN else 2
-        elif n_columns < 1:
-            raise ValueError(f"n_columns={n_columns!r} should be at least 1.")
+        for parameter, value in (
+            ("images_per_line", images_per_line),
+            ("n_columns", n_columns),
+        ):
+            if value < 1:
+                raise ValueError(f"{parameter}={value!r} should be at least 1.")
         n_columns = min(n_columns, n_clusters)
         n_rows = -(-n_clusters // n_columns)
-        n_images = max([1, *map(len, self.images)])
+        per_line = min(images_per_line, max([1, *map(len, self.images)]))
         tall = proportions(image for row in self.images for image in row)
         tile = TILE / np.sqrt(tall)  # one size of area, whatever the shape
+        below = 0.0  # height of a name, in widths of an image
+        if self.names is not None:
+            tile *= NAMED
+            below = CAPTION / tile
+        lines = [max(1, -(-len(row) // per_line)) for row in self.images]
+        deepest = [max(lines[i::n_rows]) for i in range(n_rows)]
+        heights = [max(n * tile * (tall + below), TEXT) * 1.12 for n in deepest]
         if figure is None:
             size = (
                 # not so narrow that the title would not fit
-                max(4.6, n_columns * (LABEL + n_images * tile) + 0.2),
-                n_rows * max(tile * tall, TEXT) * 1.12 + 0.5,
+                max(4.6, n_columns * (LABEL + per_line * tile) + 0.2),
+                sum(heights) + 0.5,
             )
             figure = plt.figure(figsize=figsize or size, layout="constrained")
-        axes = figure.subplots(n_rows, n_columns, squeeze=False).T.ravel()
+        ratios = {"height_ratios": heights}
+        axes = figure.subplots(n_rows, n_columns, squeeze=False, gridspec_kw=ratios)
+        axes = axes.T.ravel()
         for ax in axes[n_clusters:]:
             ax.remove()
         self.figure_, self.axes_ = figure, axes[:n_clusters]
         for row, ax in enumerate(self.axes_):
-            self._draw_row(ax, row, n_images, tall, cmap)
+            draw_row(self, ax, row, per_line, lines[row], tall, below, cmap)
         figure.suptitle(self.title, fontsize=10, color=STRONG)
         return self
-
-    def _draw_row(self, ax, row, n_images, tall, cmap):
-        for position, image in enumerate(self.images[row]):
-            draw_tile(ax, image, position, 0, tall, cmap, self.value_range)
-        ax.set(xlim=(0, n_images), ylim=(0, tall), aspect="equal", anchor="W")
-        ax.set_axis_off()
-        size, confidence = self.sizes[row], self.confidences[row]
-        share = f"{size:,} images · {size / self.n_samples:.1%}"
-        certainty = "empty" if size == 0 else f"confidence {confidence:.2f}"
-        # offsets in points, so that the lines keep apart at any height of a row
-        for text, offset, style in (
-            (f"Cluster {self.clusters[row]}", 11, {"weight": "bold", "size": 9}),
-            (share, 0, {"color": QUIET, "size": 8}),
-            (certainty, -11, {"color": QUIET, "size": 8}),
-        ):
-            ax.annotate(
-                text,
-                (0, 0.5),
-                xycoords="axes fraction",
-                xytext=(-8, offset),
-                textcoords="offset points",
-                ha="right",
-                va="center",
-                **style,
-            )

@@ -37,7 +37,10 @@ def proportions(images):
     return ratios.pop() if len(ratios) == 1 else 1.0
 
 
-def require_images(X, image_shape):
+INSTEAD = "images=, an array or a list of paths with one image for each row of X"
+
+
+def require_images(X, image_shape, instead=INSTEAD):
     """Raise the error for vectors before anything is predicted."""
     if are_pictures(X):
         return
@@ -45,7 +48,7 @@ def require_images(X, image_shape):
     if len(shape) == 2 and (image_shape is None or is_vector(image_shape)):
         raise ValueError(
             f"X holds vectors (shape {tuple(shape)}), which cannot be shown. Pass "
-            "images=, an array or a list of paths with one image for each row of X."
+            f"{instead}."
         )
 
 

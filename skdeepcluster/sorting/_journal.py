@@ -64,7 +64,9 @@ class Journal:
         self.folders: list[str] = []
         self.entries: list[Entry] = []
         self.undoing = False
-        self._file = open(self.path, "r+b") if self.path.exists() else None
+        self._file = None
+        if self.path.exists():  # no buffer, which a full disk would keep full
+            self._file = open(self.path, "r+b", buffering=0)
         try:
             if self._file:
                 self._lock()
@@ -84,7 +86,7 @@ class Journal:
         """
         if self._file is None:
             # exclusive: of two that begin at once, one fails
-            self._file = open(self.path, "x+b")
+            self._file = open(self.path, "x+b", buffering=0)
             self._lock()
         if self.head is None:
             self.head = {
@@ -100,8 +102,9 @@ class Journal:
     def write(self, lines: list[dict[str, Any]]) -> None:
         """Append lines, and bring them to the disk."""
         assert self._file is not None
-        self._file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
-        self._file.flush()
+        text = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        while text:
+            text = text[self._file.write(text) :]
         os.fsync(self._file.fileno())
 
     def plan(self, folders: list[str], entries: list[Entry]) -> None:

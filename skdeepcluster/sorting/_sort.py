@@ -109,6 +109,8 @@ def sort_into_folders(
     given = files_of(paths)
     clusters = clusters_of(labels, len(given))
     folders = folder_names(clusters, names)
+    if not os.fspath(dest):  # which pathlib takes for the current folder
+        raise ValueError("dest is empty. Pass a folder; '.' is the current one.")
     dest = Path(os.fsdecode(dest)).expanduser()
     if dest.exists() and not dest.is_dir():
         raise NotADirectoryError(
@@ -283,6 +285,7 @@ class _Sorting:
         except OSError as error:
             with contextlib.suppress(OSError):  # the first error is the one to tell
                 self.mover.settle()
+            n_done = len(self.done) - before - self.mover.n_left
             what = "The sorting cannot go on"
             if entry is not None:
                 target = self.journal.place(entry)
@@ -290,7 +293,7 @@ class _Sorting:
             raise OSError(
                 error.errno or errno.EIO,
                 f"{what} ({_reason(error, entry)}). Before that, "
-                f"{len(self.done) - before} of {len(self.todo)} files were "
+                f"{n_done} of {len(self.todo)} files were "
                 f"{VERBS[self.how]}. Mend the cause and call again to go on, or "
                 f"call undo_sorting({str(self.root)!r}).",
             ) from error

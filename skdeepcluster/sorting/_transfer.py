@@ -74,7 +74,19 @@ def rename_new(source: str, target: str) -> None:
             os.unlink(target)
             raise
     else:
+        _remove_source(source, target)
+
+
+def _remove_source(source: str, target: str) -> None:
+    """Remove a file that has another name, or a copy, now; else remove that."""
+    try:
         os.unlink(source)
+    except FileNotFoundError:  # someone else did, and the target is all there is
+        return
+    except OSError:
+        if os.path.lexists(source):
+            os.unlink(target)
+        raise
 
 
 def copy_new(source: str, target: str, part: str) -> tuple[int, ...]:
@@ -132,9 +144,15 @@ class Mover:
 
     There, a file is removed when its copy is on the disk. To wait for the disk once a
     file would take minutes for 50 000 of them.
+
+    Attributes
+    ----------
+    n_left : int
+        Files that stayed where they were, although they had been copied.
     """
 
     def __init__(self) -> None:
+        self.n_left = 0
         self.copied: list[tuple[str, str, tuple[int, ...]]] = []
 
     def move(self, source: str, target: str, part: str) -> None:
@@ -168,19 +186,27 @@ class Mover:
         Raises
         ------
         OSError
-            If a file changed since it was copied: it stays, and its copy is removed.
+            If a file changed since it was copied, or cannot be removed: it stays, and
+            its copy is removed.
         """
         copied, self.copied = self.copied, []
-        sync_all([target for _, target, _ in copied])
-        changed = None
+        try:
+            sync_all([target for _, target, _ in copied])
+        except OSError:
+            self.n_left += len(copied)
+            raise
+        first: OSError | None = None
         for source, target, version in copied:
-            if _version(os.lstat(source)) == version:
-                os.unlink(source)
-            else:
-                os.unlink(target)
-                changed = changed or source
-        if changed:
-            raise OSError(errno.EBUSY, CHANGED, changed)
+            try:
+                if os.path.lexists(source) and _version(os.lstat(source)) != version:
+                    os.unlink(target)
+                    raise OSError(errno.EBUSY, CHANGED, source)
+                _remove_source(source, target)
+            except OSError as error:
+                self.n_left += 1
+                first = first or error
+        if first:
+            raise first
 
 
 def _version(status: os.stat_result) -> tuple[int, ...]:
