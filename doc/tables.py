@@ -1,6 +1,7 @@
 """Tables of the benchmark page, out of the records of ``examples/benchmarks``."""
 
 import json
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -139,6 +140,74 @@ def confidence(record):
             for key in ("acc", "ece_before", "ece", "acc_of_sure")
         )
         rows.append([*about, acc, f"{middle:.2f}", before, after, sure])
+    return rows
+
+
+def n_clusters(record):
+    """Rows of the number of clusters that was chosen, where it is known."""
+    header = ["data", "for", "method", "classes", "chosen", "candidates"]
+    rows = [[*header, "confidence", "silhouette alone", "Calinski-Harabasz alone"]]
+    alone = ("silhouette_alone", "calinski_harabasz_alone")
+    for (data, method), runs in grouped(record, "data", "method"):
+        for run in runs:
+            use = "tuning" if data in record["tuning"] else "reporting"
+            chosen = str(run["chosen"])
+            if run["chosen"] == run["n_classes"]:
+                chosen = f"**{chosen}**"
+            candidates = ", ".join(map(str, run["candidates"]))
+            about = [f"{data}, seed {run['seed']}", use, method]
+            found = [str(run["n_classes"]), chosen, candidates, run["confidence"]]
+            rows.append([*about, *found, *(str(run.get(key, "")) for key in alone)])
+    return rows
+
+
+def n_clusters_summary(record):
+    """Rows of how often each way of choosing was right; one cluster is left out."""
+    ways = {
+        "chosen": "`select_n_clusters`",
+        "highest_silhouette": "highest silhouette in the reduced space",
+        "highest_stability": "highest stability",
+        "highest_generalization": "highest generalization",
+        "silhouette_alone": "highest silhouette of the rows",
+        "calinski_harabasz_alone": "highest Calinski-Harabasz score",
+    }
+    header = ["data", "method", "way", "right", "near", "mean factor"]
+    rows = [header]
+    several = [run for run in record["runs"] if run["n_classes"] > 1]
+    for method in dict.fromkeys(run["method"] for run in several):
+        for use in ("reporting", "tuning"):
+            runs = [
+                run
+                for run in several
+                if run["method"] == method
+                and (run["data"] in record["tuning"]) == (use == "tuning")
+            ]
+            for key, name in ways.items():
+                pairs = [(run[key], run["n_classes"]) for run in runs if key in run]
+                if not pairs:
+                    continue
+                right = sum(k == true for k, true in pairs)
+                near = sum(abs(k - true) <= max(1, 0.1 * true) for k, true in pairs)
+                off = statistics.fmean(abs(math.log(k / true)) for k, true in pairs)
+                counts = [f"{right} of {len(pairs)}", str(near)]
+                rows.append([use, method, name, *counts, f"{math.exp(off):.2f}"])
+    return rows
+
+
+def n_clusters_confidence(record):
+    """Rows of how often a choice was right, by what it says of itself."""
+    rows = [["method", "confidence", "choices", "right", "near"]]
+    several = [run for run in record["runs"] if run["n_classes"] > 1]
+    for (method,), of_method in grouped({"runs": several}, "method"):
+        for level in ("high", "medium", "low"):
+            runs = [run for run in of_method if run["confidence"] == level]
+            off = [abs(run["chosen"] - run["n_classes"]) for run in runs]
+            near = sum(
+                d <= max(1, 0.1 * run["n_classes"])
+                for d, run in zip(off, runs, strict=True)
+            )
+            counts = len(runs), sum(d == 0 for d in off), near
+            rows.append([method, level, *map(str, counts)])
     return rows
 
 
@@ -326,6 +395,7 @@ TABLES = {
     "paper_mnist": paper_mnist,
     "calibration": calibration,
     "confidence": confidence,
+    "n_clusters": n_clusters,
     "sampling": sampling,
     "curves": curves,
     "engine": engine,
@@ -382,6 +452,10 @@ def write(folder):
         parts = [as_rst(json.loads(path.read_text()), table) for path in records]
         text = "\n".join(parts) or "*There is no record of this script yet.*\n"
         (folder / f"{kind}.inc").write_text(text)
+    path = BENCHMARKS / "records" / "n_clusters.json"
+    record = json.loads(path.read_text())
+    for table in (n_clusters_summary, n_clusters_confidence):  # of the same record
+        (folder / f"{table.__name__}.inc").write_text(as_rst(record, table))
 
 
 def as_rst(record, table):

@@ -15,6 +15,7 @@ from sklearn.metrics import (
     silhouette_score,
 )
 from sklearn.utils import _safe_indexing, check_consistent_length
+from sklearn.utils.validation import _num_samples
 
 from ._clustering import (
     balanced_clustering_accuracy,
@@ -98,7 +99,7 @@ def silhouette_scorer(
     >>> search.best_params_
     {'n_clusters': 3}
     """
-    n_samples = len(X)
+    n_samples = _num_samples(X)
     if n_samples > sample_size:
         # drawn, since evenly spaced rows may fall in step with periodic data; sorted,
         # since memory maps and files are read faster so

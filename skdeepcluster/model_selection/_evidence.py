@@ -60,11 +60,16 @@ class Silhouettes:
         np.fill_diagonal(self.distances, 0)  # as precomputed ones have to be
 
     def of(self, labels) -> float:
-        """Mean silhouette; -1 of one cluster, or of as many as samples."""
+        """Mean silhouette; -1 of one cluster, or of as many as samples.
+
+        Samples with the label -1 are in no cluster, and do not count.
+        """
         labels = labels[self.rows]
+        kept = np.flatnonzero(labels >= 0)
+        labels, distances = labels[kept], self.distances[np.ix_(kept, kept)]
         if not 1 < len(np.unique(labels)) < len(labels):
             return NO_CLUSTERS
-        return float(silhouette_score(self.distances, labels, metric="precomputed"))
+        return float(silhouette_score(distances, labels, metric="precomputed"))
 
 
 def stability(clusterings) -> list[float]:

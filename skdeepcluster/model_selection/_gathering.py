@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from sklearn.base import clone
 from sklearn.preprocessing import normalize
@@ -11,6 +13,23 @@ from .._progress import say
 from ..metrics import cluster_balance
 from ..metrics._spaces import own_embedding
 from ._evidence import Silhouettes, generalization, reduced, stability
+
+
+class Found(NamedTuple):
+    """The evidence, and what gave it.
+
+    Attributes
+    ----------
+    results : dict of ndarrays of shape (n_numbers,)
+    space : ndarray of shape (n_read, d)
+        Where clusterings were compared.
+    fitted : list of estimators
+        Those that were fitted to all samples, one for each number.
+    """
+
+    results: dict
+    space: np.ndarray
+    fitted: list
 
 
 def fit_to(clusterer, parameter, n_clusters, X, y=None, rows=None, seed=None):
@@ -63,17 +82,14 @@ def in_embedding(embedding, numbers, search, seed):
 
     Returns
     -------
-    results : dict of ndarrays
-    space : ndarray of shape (n_read, d')
-    fitted : None
-        No clusterer for images was fitted.
+    found : Found
+        ``fitted`` are k-means, not clusterers of images.
     """
     from sklearn.cluster import KMeans
 
     E = embedding[np.isfinite(embedding).all(axis=1)]
     kmeans = KMeans(n_init=3, random_state=seed)
-    results, space, _ = by_refits(kmeans, "n_clusters", E, None, numbers, search, seed)
-    return results, space, None
+    return by_refits(kmeans, "n_clusters", E, None, numbers, search, seed)
 
 
 def by_refits(clusterer, parameter, X, y, numbers, search, seed):
@@ -92,10 +108,7 @@ def by_refits(clusterer, parameter, X, y, numbers, search, seed):
 
     Returns
     -------
-    results : dict of ndarrays
-    space : ndarray of shape (n_read, d')
-    fitted : list of estimators
-        Those that were fitted to all samples.
+    found : Found
     """
     rng = check_random_state(seed)
     fitted = [fit_to(clusterer, parameter, k, X, y) for k in numbers]
@@ -118,7 +131,8 @@ def by_refits(clusterer, parameter, X, y, numbers, search, seed):
                 _compare(space, [np.asarray(one)[read] for one in said], halves)
             )
         agreement, neighbours = np.array(pairs).T
-        sizes = np.bincount(labels, minlength=k)
+        kept = labels[labels >= 0]  # a reject option leaves some without a label
+        sizes = np.bincount(kept, minlength=k)
         rows.append(
             {
                 "n_clusters": k,
@@ -126,8 +140,8 @@ def by_refits(clusterer, parameter, X, y, numbers, search, seed):
                 "stability_std": agreement.std(),
                 "silhouette": silhouettes.of(labels),
                 "generalization": neighbours.mean(),
-                "smallest": sizes.min() / len(labels),
-                "balance": cluster_balance(labels, n_clusters=len(sizes)),
+                "smallest": sizes.min() / len(kept),
+                "balance": cluster_balance(kept, n_clusters=len(sizes)),
             }
         )
         if search.verbose:
@@ -135,7 +149,7 @@ def by_refits(clusterer, parameter, X, y, numbers, search, seed):
             told = ", ".join(f"{name} {rows[-1][name]:.2f}" for name in values)
             say(f"n_clusters={k}: {told}")
     results = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    return results, space, fitted
+    return Found(results, space, fitted)
 
 
 def _compare(space, said, halves):

@@ -86,21 +86,21 @@ class MergeTree:
         if method not in ("ward", "average"):
             raise ValueError(f"method={method!r} should be 'ward' or 'average'.")
         rows = check_array(embedding, ensure_all_finite="allow-nan", dtype=np.float64)
-        labels = column_or_1d(labels).astype(np.int64)
-        check_consistent_length(rows, labels)
-        found = np.unique(labels[labels >= 0])
+        given: NDArray[np.int64] = column_or_1d(labels).astype(np.int64)
+        check_consistent_length(rows, given)
+        found = np.unique(given[given >= 0])
         if len(found) < 2:
             raise ValueError(
                 f"Got {len(found)} cluster, which has none to be merged with. Pass a "
                 "clustering of two or more; of many for a tree worth looking at."
             )
         self.method = method
-        self.labels = labels
-        self.sizes_ = np.bincount(labels[labels >= 0])[found]
-        self.centers_ = np.array([rows[labels == k].mean(axis=0) for k in found])
+        self.labels = given
+        self.sizes_ = np.bincount(given[given >= 0])[found]
+        self.centers_ = np.array([rows[given == k].mean(axis=0) for k in found])
         self.members_ = []
         for cluster, center in zip(found, self.centers_, strict=True):
-            members = np.flatnonzero(labels == cluster)
+            members = np.flatnonzero(given == cluster)
             distances = np.square(rows[members] - center).sum(axis=1)
             self.members_.append(members[distances.argsort(kind="stable")])
         self.linkage_ = merged(self.centers_, self.sizes_, method)

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import field
-from numbers import Integral
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from scipy.sparse import issparse
 from sklearn.base import ClusterMixin, MetaEstimatorMixin, _fit_context, clone
 from sklearn.pipeline import Pipeline
-from sklearn.utils import get_tags
+from sklearn.utils import _safe_indexing, check_random_state, get_tags, indexable
 from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from .._engine.randomness import make_seed
-from .._estimator import DeepClusterer
 from .._input.paths import listed
-from .._parameters import Auto, Count, Declared, RandomState
+from .._parameters import AtLeastTwo, Auto, Count, Declared, RandomState
 from ..metrics._spaces import comparable_embedding
+from ._asked import asked_numbers, learns, parts_of
 from ._choice import choose
 from ._gathering import by_refits, fit_to, in_embedding, labels_of
 
@@ -28,7 +26,6 @@ Clusterer = Annotated[Any, HasMethods(["fit", "predict"]), "clusterer"]
 Numbers = Annotated[
     Sequence[int], (range, list, tuple, np.ndarray), "range or list of int"
 ]
-NAMES = ("n_clusters", "n_components")
 
 
 def _can(name):
@@ -77,6 +74,9 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
         else ``"refit"``.
     n_splits
         Random splits into two halves, for the stability and the generalization.
+    max_samples
+        Samples from which the evidence is gathered; of more, as many are drawn. What
+        is chosen, and what learns an embedding, are fitted to all. None takes all.
     verbose
         Whether to write a line for each number.
     random_state
@@ -144,6 +144,7 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
     parameter: str = "auto"
     strategy: Literal["auto", "embedding", "refit"] = "auto"
     n_splits: Count = 4
+    max_samples: AtLeastTwo | None = 10_000
     verbose: bool = False
     random_state: RandomState = None
 
@@ -169,82 +170,41 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
             parameter.
         """
         X = listed(X)
-        numbers = self._numbers(_num_samples(X))
-        front, last, parameter = self._parts()
-        Z = X if front is None else front.fit_transform(X, y)
-        Z = Z.tocsr() if issparse(Z) else Z  # some formats have no rows to take
         seed = make_seed(self.random_state)
-        if self._embeds(last):
-            learnt = fit_to(last, parameter, numbers[-1], Z, y)
-            found = in_embedding(comparable_embedding(learnt, Z), numbers, self, seed)
-        else:
+        n_samples = _num_samples(X)
+        rows = None
+        if self.max_samples is not None and n_samples > self.max_samples:
+            rng = check_random_state(seed)
+            rows = np.sort(rng.choice(n_samples, self.max_samples, replace=False))
+        numbers = asked_numbers(
+            self.n_clusters, n_samples if rows is None else len(rows)
+        )
+        front, last, parameter = parts_of(self.estimator, self.parameter)
+        Z = X if front is None else front.fit_transform(X, y)
+        Z, y = indexable(Z, y)  # parts of them will be taken
+        models = {}
+        if self.strategy == "embedding" or (self.strategy == "auto" and learns(last)):
+            most = numbers[-1]
+            models[most] = fit_to(last, parameter, most, Z, y)
+            E = comparable_embedding(models[most], Z)
+            found = in_embedding(E if rows is None else E[rows], numbers, self, seed)
+        elif rows is None:
             found = by_refits(last, parameter, Z, y, numbers, self, seed)
-        self.results_, self.space_, fitted = found
+            models = dict(zip(numbers, found.fitted, strict=True))
+        else:
+            some = (
+                None if part is None else _safe_indexing(part, rows) for part in (Z, y)
+            )
+            found = by_refits(last, parameter, *some, numbers, self, seed)
+        self.results_, self.space_ = found.results, found.space
         choice = choose(self.results_)
-        self.n_clusters_ = numbers[choice.position]
+        self.n_clusters_ = k = numbers[choice.position]
         self.candidates_ = choice.candidates
         self.confidence_, self.reason_ = choice.confidence, choice.reason
-        chosen = (
-            fitted[choice.position]
-            if fitted
-            else learnt
-            if self.n_clusters_ == numbers[-1]
-            else fit_to(last, parameter, self.n_clusters_, Z, y)
-        )
+        chosen = models[k] if k in models else fit_to(last, parameter, k, Z, y)
         self.labels_ = labels_of(chosen, Z)
         self.best_estimator_ = self._whole(front, chosen)
         return self
-
-    def _numbers(self, n_samples):
-        """Numbers of clusters, increasing, checked."""
-        given = self.n_clusters
-        if isinstance(given, str):
-            given = range(2, min(16, 1 + max(2, n_samples // 2)))
-        alone = isinstance(given, Integral)
-        numbers = sorted(set([given] if alone else given))
-        if not numbers or not all(isinstance(k, Integral) for k in numbers):
-            raise ValueError(
-                f"n_clusters={given!r} should hold whole numbers. Pass for example "
-                "range(2, 16)."
-            )
-        if not alone and numbers[0] < 2:
-            raise ValueError(
-                f"n_clusters={given!r} begins with {numbers[0]}, which there is "
-                "nothing to compare with. Pass numbers from 2 on."
-            )
-        if 2 * numbers[-1] > n_samples:
-            raise ValueError(
-                f"n_clusters goes up to {numbers[-1]} with n_samples = {n_samples}: "
-                "halves of these are clustered as well. Pass numbers up to "
-                f"{n_samples // 2}, or more samples."
-            )
-        return list(map(int, numbers))
-
-    def _parts(self):
-        """Steps before the clusterer or None, the clusterer, and its parameter."""
-        whole = clone(self.estimator)
-        front, last = None, whole
-        prefix = ""
-        if isinstance(whole, Pipeline):
-            name, last = whole.steps[-1]
-            prefix = f"{name}__"
-            front = whole[:-1] if len(whole) > 1 else None
-        known = last.get_params()
-        if self.parameter == "auto":
-            parameter = next((name for name in NAMES if name in known), None)
-        else:
-            parameter = self.parameter.removeprefix(prefix)
-        if parameter not in known:
-            asked = "n_clusters" if self.parameter == "auto" else self.parameter
-            raise ValueError(
-                f"{type(last).__name__} has no parameter {asked!r}. Pass parameter=, "
-                f"the name of one of {', '.join(sorted(known))}."
-            )
-        return front, last, parameter
-
-    def _embeds(self, last):
-        learns = isinstance(last, DeepClusterer)
-        return self.strategy == "embedding" or (self.strategy == "auto" and learns)
 
     def _whole(self, front, chosen):
         """Put the fitted steps before the fitted clusterer."""
@@ -268,7 +228,6 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
         -------
         labels : ndarray of shape (n,), int64
 
-
         Raises
         ------
         NotFittedError
@@ -291,7 +250,6 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
         -------
         proba : ndarray of shape (n, n_clusters)
 
-
         Raises
         ------
         NotFittedError
@@ -313,7 +271,6 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
         Returns
         -------
         embedding : ndarray of shape (n, d)
-
 
         Raises
         ------
@@ -356,7 +313,6 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
         -------
         score : float
 
-
         Raises
         ------
         NotFittedError
@@ -377,7 +333,6 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
         Returns
         -------
         names : ndarray of str objects
-
 
         Raises
         ------
@@ -439,7 +394,7 @@ def select_n_clusters(
     >>> from sklearn.datasets import make_blobs
     >>> from sklearn.mixture import GaussianMixture
     >>> from skdeepcluster.model_selection import select_n_clusters
-    >>> X, _ = make_blobs(300, centers=3, cluster_std=0.6, random_state=1)
+    >>> X, _ = make_blobs(300, centers=[[0, 0], [6, 0], [0, 6]], random_state=0)
     >>> mixture = GaussianMixture(random_state=0)
     >>> search = select_n_clusters(mixture, X, range(2, 7), random_state=0)
     >>> search.n_clusters_, search.candidates_

@@ -75,7 +75,7 @@ class DendrogramDisplay:
     >>> tree = MergeTree([[0.0], [1.0], [5.0], [5.5]], [0, 1, 2, 3])
     >>> display = DendrogramDisplay.from_tree(tree, n_clusters=2)
     >>> display.order_
-    array([0, 1, 2, 3])
+    array([2, 3, 0, 1])
     """
 
     def __init__(

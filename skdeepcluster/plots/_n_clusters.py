@@ -62,8 +62,8 @@ class NClustersDisplay:
     >>> from sklearn.datasets import make_blobs
     >>> from skdeepcluster.model_selection import select_n_clusters
     >>> from skdeepcluster.plots import NClustersDisplay
-    >>> X, _ = make_blobs(200, centers=3, cluster_std=0.5, random_state=1)
-    >>> search = select_n_clusters(KMeans(), X, range(2, 6), random_state=0)
+    >>> X, _ = make_blobs(200, centers=[[0, 0], [6, 0], [0, 6]], random_state=0)
+    >>> search = select_n_clusters(KMeans(random_state=0), X, random_state=0)
     >>> display = NClustersDisplay.from_search(search)
     >>> display.title
     'KMeans: 3 clusters, confidence high'

@@ -1,0 +1,100 @@
+"""What a search was asked: the numbers of clusters, and what they are numbers of."""
+
+from __future__ import annotations
+
+from numbers import Integral
+
+from sklearn.base import clone
+from sklearn.pipeline import Pipeline
+
+from .._estimator import DeepClusterer
+
+NAMES = ("n_clusters", "n_components")
+
+
+def asked_numbers(given, n_samples):
+    """Return the numbers of clusters to try, increasing.
+
+    Parameters
+    ----------
+    given : range, list, tuple, ndarray, int or "auto"
+    n_samples : int
+        Samples from which the evidence is gathered.
+
+    Returns
+    -------
+    numbers : list of int
+
+    Raises
+    ------
+    ValueError
+        If they are not whole, below 2, or above half the number of samples.
+    """
+    if isinstance(given, str):
+        given = range(2, min(16, 1 + max(2, n_samples // 2)))
+    alone = isinstance(given, Integral)
+    numbers = sorted(set([given] if alone else given))
+    if not numbers or not all(isinstance(k, Integral) for k in numbers):
+        raise ValueError(
+            f"n_clusters={given!r} should hold whole numbers. Pass for example "
+            "range(2, 16)."
+        )
+    if not alone and numbers[0] < 2:
+        raise ValueError(
+            f"n_clusters={given!r} begins with {numbers[0]}, which there is nothing "
+            "to compare with. Pass numbers from 2 on."
+        )
+    if 2 * numbers[-1] > n_samples:
+        raise ValueError(
+            f"n_clusters goes up to {numbers[-1]} with n_samples = {n_samples}: halves "
+            f"of these are clustered as well. Pass numbers up to {n_samples // 2}, or "
+            "more samples."
+        )
+    return list(map(int, numbers))
+
+
+def parts_of(estimator, parameter):
+    """Take a clone of an estimator apart.
+
+    Parameters
+    ----------
+    estimator : clusterer or pipeline
+    parameter : str
+        "auto", or the name of the parameter of the whole that takes the number.
+
+    Returns
+    -------
+    front : Pipeline or None
+        The steps before the last one.
+    last : clusterer
+    parameter : str
+        Its parameter.
+
+    Raises
+    ------
+    ValueError
+        If it has no such parameter.
+    """
+    whole = clone(estimator)
+    front, last, prefix = None, whole, ""
+    if isinstance(whole, Pipeline):
+        name, last = whole.steps[-1]
+        prefix = f"{name}__"
+        front = whole[:-1] if len(whole) > 1 else None
+    known = last.get_params()
+    asked = parameter.removeprefix(prefix)
+    if parameter == "auto":
+        asked = next((name for name in NAMES if name in known), "n_clusters")
+    if asked not in known:
+        raise ValueError(
+            f"{type(last).__name__} has no parameter {asked!r}. Pass parameter=, the "
+            f"name of one of {', '.join(sorted(known))}."
+        )
+    return front, last, asked
+
+
+def learns(clusterer):
+    """Whether a clusterer, or the one within it, is trained by this package."""
+    while hasattr(clusterer, "estimator"):
+        clusterer = clusterer.estimator
+    return isinstance(clusterer, DeepClusterer)
