@@ -62,7 +62,6 @@ def test_help_and_version_come_without_torch():
     code = """if True:
         import sys, time
         from skdeepcluster.cli import main
-from skdeepcluster.cli.arguments import make_parser
         for argv in (["--version"], ["--help"], ["cluster", "--help"]):
             try:
                 main(argv)

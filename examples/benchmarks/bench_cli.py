@@ -4,6 +4,8 @@
    transparent, turned by EXIF, 16 bits, names that are no ASCII), by one command:
    features of EfficientNet-lite0, SCL, a map, tables and the report. Then again with
    the cache of features, and ``predict`` on a tenth of them.
+   With ``--peers``, tasnif on the same folder, by the same features, if it is installed:
+   PCA and k-means, folders of symbolic links, and a grid of each cluster.
 2. Many small PNG files: ``cluster`` with the same network at 32 pixels and few epochs,
    then ``report`` and ``sort`` alone.
 
@@ -27,20 +29,42 @@ import record
 from PIL import Image
 
 KINDS = 10
+TASNIF = """
+import sys
+from itertools import islice
+import numpy as np
+from skdeepcluster import ImageEncoder
+from tasnif import TasnifClusterer
+
+class Embedder:
+    name, dim, device = "efficientnet_lite0", 1280, "cpu"
+
+    def embed(self, images, *, batch_size=32, show_progress=True):
+        encoder, images, rows = ImageEncoder(), iter(images), []
+        while batch := list(islice(images, batch_size)):
+            rows.append((encoder.transform if rows else encoder.fit_transform)(batch))
+        return np.vstack(rows)
+
+photos, out, k = sys.argv[1:]
+model = TasnifClusterer(int(k), embedder=Embedder(), show_progress=False).fit(photos)
+model.export(out, mode="symlink")
+print(len(model.labels_), "images,", len(model.skipped_), "skipped")
+"""
 COLOURS = np.random.default_rng(7).integers(40, 216, (KINDS, 2, 3))
 
 
 def draw(kind, rng, width, height):
     """Stripes or spots of two colours: the kind tells which, and how wide."""
-    y, x = np.mgrid[:height, :width] / max(width, height)
+    small = [max(1, side * 160 // max(width, height)) for side in (width, height)]
+    y, x = np.mgrid[: small[1], : small[0]] / max(small)
     turn, period = rng.uniform(0, 0.3) + kind % 5 * 0.6, 0.08 + 0.04 * (kind // 5)
     waves = np.sin(2 * np.pi * (x * np.cos(turn) + y * np.sin(turn)) / period)
     if kind % 2:
         waves = waves * np.sin(2 * np.pi * (y * np.cos(turn) - x * np.sin(turn)))
     mix = (waves[..., None] + 1) / 2
     first, second = COLOURS[kind] + rng.integers(-30, 31, (2, 3))
-    pixels = first * mix + second * (1 - mix) + rng.normal(0, 8, (height, width, 1))
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    pixels = first * mix + second * (1 - mix) + rng.normal(0, 8, (*x.shape, 1))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).resize((width, height))
 
 
 def make_photos(folder, n, seed):
@@ -78,9 +102,9 @@ def make_small(folder, n, seed):
         draw(i % KINDS, rng, 32, 32).save(part / f"{i:06}.png", compress_level=1)
 
 
-def run(name, *argv):
-    """Run a command; what it took, and what it says of its stages."""
-    command = [sys.executable, "-m", "skdeepcluster", *map(str, argv)]
+def run(name, *argv, of=("-m", "skdeepcluster")):
+    """Run a command of Python; what it took."""
+    command = [sys.executable, *of, *map(str, argv)]
     before = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     process.stdout.read()
@@ -111,6 +135,7 @@ def main():
     parser.add_argument("--photos", type=int, default=2000)
     parser.add_argument("--small", type=int, default=50_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--peers", action="store_true", help="run tasnif, too")
     parser.add_argument("--json", help="record to write")
     args = parser.parse_args()
     runs = []
@@ -126,6 +151,10 @@ def main():
             runs.append({"images": "photos", **again, **described(result)})
             took = run("predict", "predict", result, photos / "part 0")
             runs.append({"images": "photos", **took})
+            if args.peers:
+                peer = ["-c", TASNIF]
+                took = run("tasnif", photos, folder / "tasnif", KINDS, of=peer)
+                runs.append({"images": "photos", **took})
         if args.small:
             small, result = folder / "small", folder / "result of small"
             make_small(small, args.small, args.seed)
