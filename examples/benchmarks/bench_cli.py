@@ -4,7 +4,7 @@
    transparent, turned by EXIF, 16 bits, names that are no ASCII), by one command:
    features of EfficientNet-lite0, SCL, a map, tables and the report. Then again with
    the cache of features, and ``predict`` on a tenth of them.
-   With ``--peers``, tasnif on the same folder, by the same features, if it is installed:
+   With ``--peers``, also tasnif on the same folder, by the same features:
    PCA and k-means, folders of symbolic links, and a grid of each cluster.
 2. Many small PNG files: ``cluster`` with the same network at 32 pixels and few epochs,
    then ``report`` and ``sort`` alone.
