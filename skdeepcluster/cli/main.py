@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -37,7 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--range needs --n-clusters auto")
     try:
         commands = importlib.import_module(".commands", __package__)  # torch: seconds
-        return getattr(commands, args.command)(args)
+        code = getattr(commands, args.command)(args)
+        sys.stdout.flush()  # here, where an error of it is told
+        return code
+    except BrokenPipeError:  # whoever reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt as error:
         print(f"skdeepcluster: {str(error) or 'Interrupted.'}", file=sys.stderr)
         return INTERRUPTED

@@ -31,6 +31,9 @@ def write_run_report(
     """
     from ..report import write_report
 
+    settings = {**run["settings"], **run["versions"]}
+    if run["search"] is not None:
+        settings["n_clusters"] = f"{run['n_clusters']}. {run['search']['reason']}"
     write_report(
         path,
         table.paths,
@@ -41,6 +44,6 @@ def write_run_report(
         positions=table.positions,
         history=history,
         warnings=run["warnings"],
-        settings={**run["settings"], **run["versions"]},
+        settings=settings,
         title=run["title"],
     )
