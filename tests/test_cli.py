@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from estimators import ESTIMATORS
 from folders import KINDS, ODD, UNREADABLE, make_photos, make_undecodable
 
 import skdeepcluster
 from skdeepcluster import ImageEncoder
 from skdeepcluster.cli import main
-from skdeepcluster.cli.arguments import make_parser
+from skdeepcluster.cli.arguments import METHODS, make_parser
 
 # random weights, the same each time, of a network that is quick on small images
 ENCODER = "--pretrained mobilenet_v3_small --weights none --size 32".split()
@@ -93,6 +94,23 @@ def test_the_module_runs_and_the_entry_point_is_the_same_function():
     assert project["scripts"] == {"skdeepcluster": f"{main.__module__[:17]}:main"}
 
 
+def test_who_reads_the_output_may_stop():
+    code = """if True:
+        import sys, types
+        from skdeepcluster.cli import main
+        commands = types.ModuleType("skdeepcluster.cli.commands")
+        commands.undo = lambda args: print("x" * 10**6)
+        sys.modules[commands.__name__] = commands
+        sys.exit(main(["undo", "folder"]))
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 1
+
+
 @pytest.mark.parametrize(
     "argv",
     [
@@ -115,6 +133,11 @@ def test_wrong_usage_is_exit_code_2(argv, capsys):
         main(argv)
     assert end.value.code == 2
     assert "usage: skdeepcluster" in capsys.readouterr().err
+
+
+def test_every_method_can_be_asked_for():
+    assert sorted(METHODS.values()) == sorted(type(e).__name__ for e in ESTIMATORS)
+    assert list(METHODS) == [name.lower() for name in METHODS.values()]
 
 
 def test_the_guide_names_each_option():

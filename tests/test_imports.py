@@ -37,6 +37,7 @@ def test_the_package_alone_imports_no_other():
 
 def test_names_and_submodules_are_there_when_they_are_used():
     assert set(skdeepcluster.__all__) <= set(dir(skdeepcluster))
+    assert {*skdeepcluster._MODULES, "__version__"} == set(skdeepcluster.__all__)
     for name in skdeepcluster.__all__:
         assert getattr(skdeepcluster, name) is not None
     assert skdeepcluster.pretrained.load_network is load_network
