@@ -9,6 +9,7 @@ import numpy as np
 # chosen on MNIST, Fashion-MNIST, Imagenette, CIFAR-10 (train), COIL-20 and drawn
 # Gaussians: see examples/benchmarks/n_clusters.py
 STABLE = 0.75  # share of the highest stability that a number needs
+TIED = 0.99  # share of the highest silhouette from which the smallest number is taken
 CLOSE = 0.95  # share of the highest silhouette that makes a number a candidate
 SURE, FAIR = 0.85, 0.75  # stability that a confidence asks for
 
@@ -24,6 +25,8 @@ class Choice(NamedTuple):
 
 def choose(results) -> Choice:
     """Take the highest silhouette among the numbers that are about as stable as any.
+
+    Of numbers whose silhouettes are within one per cent of it, the smallest is taken.
 
     Parameters
     ----------
@@ -42,18 +45,26 @@ def choose(results) -> Choice:
     most = stability.max()
     stable = stable_ones(stability)
     ranked = np.flatnonzero(stable)[np.argsort(-silhouette[stable], kind="stable")]
-    best = int(ranked[0])
-    highest = silhouette[best]
-    near = highest - (1 - CLOSE) * abs(highest)
-    close = [int(i) for i in ranked if silhouette[i] >= near]
+    highest = silhouette[ranked[0]]
+    # the smallest of what is tied: splitting a cluster in two often costs nothing
+    best = int(min(i for i in ranked if silhouette[i] >= _share(highest, TIED)))
+    near = _share(highest, CLOSE)
+    close = [best, *(int(i) for i in ranked if silhouette[i] >= near and i != best)]
     at_end = best == len(numbers) - 1 or (best == 0 and numbers[0] > 2)
     confidence, remark = _judge(best, close, stability[best], at_end, numbers)
     left_out = np.flatnonzero(~stable & (silhouette > highest))
     among = "all" if stable.all() else "those that are about as stable as any"
-    reason = (
-        f"{numbers[best]} clusters have the highest silhouette ({highest:.2f}) of "
-        f"{among}. Two halves of the data agree on them to {stability[best]:.2f}; the "
-        f"most, on {numbers[int(stability.argmax())]}, is {most:.2f}."
+    if best == ranked[0]:
+        reason = f"{numbers[best]} clusters have the highest silhouette"
+    else:
+        reason = (
+            f"{numbers[best]} is the smallest number of clusters with a silhouette "
+            "within one per cent of the highest"
+        )
+    steadiest = numbers[int(stability.argmax())]
+    reason += (
+        f" ({silhouette[best]:.2f}) of {among}. Two halves of the data agree on them "
+        f"to {stability[best]:.2f}; the most, on {steadiest}, is {most:.2f}."
     )
     if len(left_out):
         reason += (
@@ -67,7 +78,12 @@ def choose(results) -> Choice:
 def stable_ones(stability):
     """Which numbers of clusters are stable enough to be chosen, (n_candidates,)."""
     most = stability.max()
-    return stability >= most - (1 - STABLE) * abs(most)
+    return stability >= _share(most, STABLE)
+
+
+def _share(most, share):
+    """Return a value below the highest one, also if that is negative."""
+    return most - (1 - share) * abs(most)
 
 
 def _judge(best, close, stability, at_end, numbers):

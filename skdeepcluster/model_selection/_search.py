@@ -46,8 +46,9 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
     clusters (*stability*), how compact and separate these are in one and the same
     reduced space (*silhouette*), whether neighbours predict the labels of samples
     that were held out (*generalization*), and the sizes. Chosen is the highest
-    silhouette among the numbers with at least three quarters of the highest stability.
-    Draw the curves with an :class:`~skdeepcluster.plots.NClustersDisplay`.
+    silhouette among the numbers with at least three quarters of the highest stability,
+    or the smallest number within one per cent of it. Draw the curves with an
+    :class:`~skdeepcluster.plots.NClustersDisplay`.
 
     The choice is a proposal: how often it was right is in the guide, :ref:`how-many`.
 
