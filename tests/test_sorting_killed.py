@@ -4,10 +4,20 @@ import json
 import os
 import signal
 import sys
+import time
 
 import numpy as np
 import pytest
-from sorted_files import DISKS, LABELS, LINK, contents, files, photos, tree
+from sorted_files import (
+    DISKS,
+    LABELS,
+    LINK,
+    between_file_systems,
+    contents,
+    files,
+    photos,
+    tree,
+)
 
 from skdeepcluster.sorting import _transfer, sort_into_folders, undo_sorting
 
@@ -16,10 +26,11 @@ KILLS = int(os.environ.get("KILLS", 2))  # moves killed on each kind of disk
 CHANGES = {"open", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.rename"}
 
 
-def killed(function, *args, after):
-    """Run a function in a process that is killed before its next change of a file.
+def killed(function, *args, after=np.inf, seconds=None):
+    """Run a function in a process that is killed after so many changes of files.
 
-    Returns whether it came so far.
+    With ``seconds`` it is killed then, wherever it stands. Returns whether it came so
+    far.
     """
     child = os.fork()
     if not child:
@@ -37,6 +48,9 @@ def killed(function, *args, after):
             function(*args)
         finally:
             os._exit(0)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
@@ -70,6 +84,32 @@ def test_a_move_that_is_killed(tmp_path, monkeypatch, disk, seed):
     if killed(undo_sorting, dest, after=rng.integers(steps // 4)):
         assert contents(tmp_path) == bytes_before
         undo_sorting(dest)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("seed", range(KILLS))
+def test_a_move_that_is_killed_at_any_moment(tmp_path, monkeypatch, seed):
+    if seed % 2:
+        monkeypatch.setattr(os, "link", between_file_systems)
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    rng = np.random.default_rng(seed)
+    paths, labels = many(tmp_path, 200)
+    before, bytes_before = tree(tmp_path), contents(tmp_path)
+    dest = tmp_path / "sorted"
+    for _ in range(3):
+        seconds = rng.uniform(0, 0.1)
+        killed(sort_into_folders, paths, labels, dest, "move", seconds=seconds)
+        assert contents(tmp_path) == bytes_before
+        if (dest / "sorting.jsonl").exists():
+            killed(undo_sorting, dest, seconds=rng.uniform(0, 0.1))
+            assert contents(tmp_path) == bytes_before
+    sort_into_folders(paths, labels, dest, "move")
+    assert contents(dest) == bytes_before
+    undo_sorting(dest)
+    if dest.exists():  # made by a process that was killed before it could write so
+        dest.rmdir()
     assert tree(tmp_path) == before
 
 
