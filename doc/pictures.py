@@ -75,9 +75,10 @@ def draw_report(path):
         flags = (
             f"--headless --no-sandbox --disable-gpu --user-data-dir={folder}/profile"
         )
-        flags += " --hide-scrollbars --window-size=1100,1860 --virtual-time-budget=4000"
+        flags += " --hide-scrollbars --window-size=1100,2000 --virtual-time-budget=4000"
         command = [browser, *flags.split(), f"--screenshot={png}", page.as_uri()]
         subprocess.run(command, check=True, capture_output=True)
+        Image.open(png).crop((0, 0, 1100, 1800)).save(png)  # the rest is unpainted
         save(png, path)
 
 

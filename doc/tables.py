@@ -323,12 +323,10 @@ def encoder(record):
 
 def report(record):
     """Rows of what a report costs."""
-    head = (
-        "images;seconds;CPU seconds;peak, MiB;page, MB;pictures;copies;near-duplicates"
-    )
+    head = "images;CPU seconds;peak, MiB;page, MB;pictures;copies;near-duplicates"
     rows = [head.split(";")]
     for r in record["reports"]:
-        cells = [f"{r['files']:,}", f"{r['seconds']:.0f}", f"{r['cpu_seconds']:.0f}"]
+        cells = [f"{r['files']:,}", f"{r['cpu_seconds']:.1f}"]
         cells += [f"{r['mib']:.0f}", f"{r['bytes'] / 1e6:.1f}", f"{r['pictures']:,}"]
         found = (f"{r[k]:,} of {r[f'planted_{k}']:,}" for k in ("copies", "alike"))
         rows.append([*cells, *found])

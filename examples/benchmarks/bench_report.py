@@ -6,7 +6,8 @@ embedding has 100 clusters; each report is written by a process of its own.
 
     python examples/benchmarks/bench_report.py --json records/report.json
 
-Memory is the peak above that before the report, the embedding included.
+Memory is the peak above that before the report; the embedding, and what it takes to
+make one up, are in it.
 """
 
 import argparse

@@ -65,14 +65,14 @@ def write_report(
         Cluster of each image from 0 on; -1 for none.
     n_clusters : int, optional
         The clusters that there should be: empty ones are named. By default the
-        largest label, and one.
+        largest label plus one.
     confidence : array-like of shape (n,), float, optional
         Probability of the own cluster, from 0 to 1. Without it the images next to the
         middle of a cluster in the embedding are the typical ones.
     embedding : array-like of shape (n, d), float, optional
         Features of the images, by which near-duplicates, and images that are far from
-        every cluster, are found. Those of a pretrained network find more
-        near-duplicates than those of a clustering, which brings a cluster together.
+        every cluster, are found. If near-duplicates matter, pass the features of a
+        pretrained network: a clustering brings all images of a cluster together.
     positions : array-like of shape (n, 2), float, optional
         Places on the map, of any reducer to two dimensions. By default, t-SNE places
         up to 2,000 images by the embedding, which takes some seconds.
