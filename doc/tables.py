@@ -377,6 +377,29 @@ def report(record):
     return rows
 
 
+def cli(record):
+    """Rows of what the command line takes."""
+    rows = [["images", "command", "seconds", "CPU seconds", "peak, MB", "stages"]]
+    for run in record["runs"]:
+        many = run.get("counts", {}).get("images")
+        stages = [f"{name} {s:.0f}" for name, s in run.get("stages", {}).items()]
+        cells = [f"{run['images']}{f', {many:,}' if many else ''}", run["command"]]
+        cells += [f"{run['seconds']:.0f}", f"{run['cpu_seconds']:.0f}"]
+        rows.append([*cells, f"{run['peak_mb']:,}", ", ".join(stages)])
+    return rows
+
+
+def maps(record):
+    """Rows of how good a map is, by how many images t-SNE takes."""
+    rows = [["features", "images", "map", "CPU seconds", "trustworthiness"]]
+    for run in record["runs"]:
+        kind = "PCA" if run["map"] == "pca" else f"t-SNE of {run['mapped']:,}"
+        cells = [run["set"], f"{run['images']:,}", kind]
+        numbers = [f"{run['cpu_seconds']:.1f}", f"{run['trustworthiness']:.3f}"]
+        rows.append([*cells, *numbers])
+    return rows
+
+
 def kills(record):
     """Rows of trainings that were killed, and of those that ended as others do."""
     rows = [["method", "trainings", "kills", "identical results"]]
@@ -425,6 +448,8 @@ TABLES = {
     "reading": reading,
     "encoder": encoder,
     "report": report,
+    "cli": cli,
+    "map": maps,
     "kills": kills,
     "checkpoint_cost": checkpoint_cost,
     "threads": threads,

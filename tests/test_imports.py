@@ -13,19 +13,53 @@ from estimators import each_estimator, make_stripes
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
+import skdeepcluster
 from skdeepcluster._warnings import ignored
 from skdeepcluster.gcc.diffusion import ConditionalDiffusion
+from skdeepcluster.pretrained import load_network
 
 X = make_stripes()[0]
 LATER = ["diffusers", "torchvision", "matplotlib", "sklearn.mixture", "sklearn.cluster"]
 
 
 def test_what_only_some_need_is_imported_when_they_do():
-    code = f"import sys, skdeepcluster; print(*(set({LATER}) & set(sys.modules)))"
+    code = "import sys, skdeepcluster; skdeepcluster.SCL"
+    code += f"; print(*(set({LATER}) & set(sys.modules)))"
+    assert printed(code) == ""
+
+
+def test_the_package_alone_imports_no_other():
+    code = "import sys; before = set(sys.modules); import skdeepcluster"
+    code += "; print({name.split('.')[0] for name in set(sys.modules) - before}"
+    code += " - set(sys.stdlib_module_names))"
+    assert printed(code) == "{'skdeepcluster'}"
+
+
+def test_names_and_submodules_are_there_when_they_are_used():
+    assert set(skdeepcluster.__all__) <= set(dir(skdeepcluster))
+    assert {*skdeepcluster._MODULES, "__version__"} == set(skdeepcluster.__all__)
+    for name in skdeepcluster.__all__:
+        assert getattr(skdeepcluster, name) is not None
+    assert skdeepcluster.pretrained.load_network is load_network
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        skdeepcluster.nothing  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'SLC'"):
+        from skdeepcluster import SLC  # noqa: F401
+
+
+def test_a_module_that_lacks_what_it_needs_says_so(monkeypatch):
+    monkeypatch.delattr(skdeepcluster, "sorting")
+    monkeypatch.delitem(sys.modules, "skdeepcluster.sorting")
+    monkeypatch.setitem(sys.modules, "skdeepcluster.sorting._sort", None)
+    with pytest.raises(ModuleNotFoundError, match="_sort"):
+        skdeepcluster.sorting  # noqa: B018
+
+
+def printed(code):
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert run.stdout.split() == []
+    return run.stdout.strip()
 
 
 @pytest.fixture

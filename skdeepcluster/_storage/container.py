@@ -14,6 +14,7 @@ import math
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
@@ -121,7 +122,7 @@ def write(path, kind: str, document: Any, tensors: dict[str, Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path):
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside ``path`` that takes its place in the end.
 
     Parameters
@@ -131,6 +132,11 @@ def replacing(path: Path):
     Yields
     ------
     file : binary file
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; what was there before stays.
     """
     beside = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.tmp")
     try:

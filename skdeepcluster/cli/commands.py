@@ -1,0 +1,167 @@
+"""The commands: each takes what was parsed, and returns an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Literal
+
+from .._storage.container import replacing
+from .clustering import cluster_images, embed_images
+from .images import find_images, lines, tell_skipped
+from .maps import place
+from .reports import write_run_report
+from .results import REPORT, Result
+from .shown import Console, counted, show
+from .tables import Table, import_polars
+
+DONE = 0
+HOW: dict[str, Literal["copy", "hardlink", "symlink", "move"]] = {
+    "copy": "copy",
+    "link": "hardlink",
+    "symlink": "symlink",
+    "move": "move",
+}
+
+
+def cluster(args: Namespace) -> int:
+    """Cluster the images of folders, and write RESULT.
+
+    Parameters
+    ----------
+    args : Namespace
+        Of the parser of the command line.
+
+    Returns
+    -------
+    code : int
+        130 or 143 if a signal ended the training early.
+    """
+    console = Console(args.quiet, args.verbose)
+    with console.gathering():
+        result = Result.create(args.out, args.overwrite)
+        try:
+            return cluster_images(args, console, result)
+        finally:
+            result.discard()  # only an empty one goes
+
+
+def predict(args: Namespace) -> int:
+    """Assign new images to the clusters of RESULT, and write a table of them."""
+    console = Console(args.quiet, args.verbose)
+    with console.gathering():
+        as_parquet = _check_out(args.out, args.overwrite)
+        result = Result.open(args.result)
+        known, embedding = result.table(), result.embedding()
+        with console.stage("Images") as said:
+            paths, skipped = find_images(args.folders, args.strict)
+            said.append(counted(len(paths), "file"))
+        found, bad = embed_images(args, console, result, paths)
+        skipped += bad
+        tell_skipped(console, skipped, len(paths), "")
+        positions = place(found.embedding, embedding, known.positions)
+        table = Table(found.paths, found.clusters, found.confidences, positions)
+        _write(table, args.out, as_parquet)
+        if args.out is not None:
+            console.say(f"Written: {args.out}, {counted(len(table), 'image')}")
+    return DONE
+
+
+def report(args: Namespace) -> int:
+    """Write the report of RESULT again."""
+    console = Console(args.quiet, args.verbose)
+    with console.gathering():
+        result = Result.open(args.result)
+        table, embedding = result.table(), result.embedding()
+        run = dict(result.run)
+        if args.title is not None:
+            run["title"] = args.title
+        gone = [(p, "is no file") for p in table.paths if not Path(p).is_file()]
+        if gone:
+            raise FileNotFoundError(
+                f"{len(gone)} of {len(table)} images are not where they were:"
+                f"{lines(gone)}\nPut them back, or cluster again."
+            )
+        with console.stage("Report"), result.writing(run) as staging:
+            history = result.model("cpu").history_
+            write_run_report(staging / REPORT, table, embedding, history, run)
+        path = result.folder / REPORT
+        show(str(path))
+        if args.open:
+            import webbrowser
+
+            webbrowser.open(path.resolve().as_uri())
+    return DONE
+
+
+def sort(args: Namespace) -> int:
+    """Sort the images of RESULT into a folder for each cluster."""
+    from ..sorting import sort_into_folders
+
+    console = Console(args.quiet, args.verbose)
+    with console.gathering():
+        table = Result.open(args.result).table()
+        ((how, dest),) = [
+            (how, dest)
+            for name, how in HOW.items()
+            if (dest := getattr(args, name)) is not None
+        ]
+        with console.stage("Sorted") as said:
+            sort_into_folders(
+                table.paths, table.clusters, dest, how, verbose=console.verbosity
+            )
+            said.append(f"{counted(len(table), 'image')} into {dest!r}")
+        console.say(f"To undo it: skdeepcluster undo {dest}")
+    return DONE
+
+
+def undo(args: Namespace) -> int:
+    """Undo what ``sort`` did in a folder."""
+    from ..sorting import undo_sorting
+
+    console = Console(args.quiet, args.verbose)
+    with console.gathering(), console.stage("Undone") as said:
+        n_files = undo_sorting(args.dest)
+        said.append(f"{counted(n_files, 'file')} of {args.dest!r}")
+    return DONE
+
+
+# -- tables of new images --------------------------------------------------------------
+
+
+def _check_out(out: str | None, overwrite: bool) -> bool:
+    """Refuse a name that cannot be written, before the work; tell if it is Parquet."""
+    if out is None:
+        return False
+    path = Path(out)
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise ValueError(f"--out={out!r} should end in .csv or .parquet.")
+    if path.is_dir() or (path.exists() and not overwrite):
+        kind = "a folder" if path.is_dir() else "there already"
+        raise FileExistsError(
+            f"--out={out!r} is {kind}. Pass another name"
+            + (", or --overwrite." if path.is_file() else ".")
+        )
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(
+            f"--out={out!r}: there is no folder {os.fspath(path.parent)!r}. Make it "
+            "first."
+        )
+    as_parquet = path.suffix.lower() == ".parquet"
+    if as_parquet:
+        import_polars()
+    return as_parquet
+
+
+def _write(table: Table, out: str | None, as_parquet: bool) -> None:
+    if out is None:
+        sys.stdout.flush()
+        table.write_csv(sys.stdout.buffer)
+        return
+    with replacing(Path(out)) as file:
+        if as_parquet:
+            table.write_parquet(file)
+        else:
+            table.write_csv(file)

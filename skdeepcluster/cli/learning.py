@@ -1,0 +1,197 @@
+"""The encoder and the model that a command line asks for, and their training."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from argparse import Namespace
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from ..pretrained import ImageEncoder
+from .arguments import METHODS, RANGE, SCRATCH_SIZE
+from .images import all_grey, none_readable
+from .shown import Console, counted
+
+BATCH = 32  # images that a pretrained network takes at a time
+
+
+def check_enough(args: Namespace, n_images: int) -> None:
+    """Refuse more clusters than images, before the images are encoded.
+
+    Parameters
+    ----------
+    args : Namespace
+    n_images : int
+
+    Raises
+    ------
+    ValueError
+    """
+    search = args.n_clusters == "auto"
+    most = _numbers(args)[-1] if search else args.n_clusters
+    if n_images < (2 * most if search else most):
+        halves = ", of which halves are compared" if search else ""
+        raise ValueError(
+            f"{counted(n_images, 'image')} cannot be put into {most} clusters{halves}. "
+            f"Pass more images, or a lower {'--range' if search else '--n-clusters'}."
+        )
+
+
+def _numbers(args) -> range:
+    low, high = args.range or RANGE
+    return range(low, high + 1)
+
+
+def make_encoder(args: Namespace, console: Console) -> ImageEncoder:
+    """Build the encoder that was asked for.
+
+    Parameters
+    ----------
+    args : Namespace
+    console : Console
+
+    Returns
+    -------
+    encoder : ImageEncoder
+    """
+    return ImageEncoder(
+        args.pretrained,
+        weights=None if args.weights == "none" else args.weights,
+        image_size=args.size,
+        on_error="skip",
+        batch_size=BATCH,
+        device=args.device,
+        cache=args.cache,
+        verbose=console.verbosity,
+    )
+
+
+def encode(encoder: ImageEncoder, paths: list[str]) -> np.ndarray:
+    """Fit the encoder and encode images.
+
+    Parameters
+    ----------
+    encoder : ImageEncoder
+    paths : list of str
+
+    Returns
+    -------
+    features : ndarray of shape (n, d), float32
+        Rows of files that cannot be read are NaN.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        It says what is kept.
+    ValueError
+        If no file can be read.
+    """
+    try:
+        return encoder.fit_transform(paths)
+    except KeyboardInterrupt as error:
+        kept = "; those that were encoded are in the cache" if encoder.cache else ""
+        raise KeyboardInterrupt(
+            f"Interrupted while images were encoded: nothing is written{kept}."
+        ) from error
+    except ValueError as error:
+        raise ValueError(none_readable(paths) or str(error)) from error
+
+
+def make_model(args: Namespace, console: Console, paths: list[str] | None):
+    """Build the estimator that was asked for.
+
+    Parameters
+    ----------
+    args : Namespace
+    console : Console
+    paths : list of str or None
+        Images to train on from scratch; None for features.
+
+    Returns
+    -------
+    model : DeepClusterer
+    """
+    params: dict[str, Any] = {
+        "max_epochs": args.epochs,
+        "batch_size": args.batch_size,
+        "device": args.device,
+        "random_state": args.seed,
+        "verbose": console.verbosity,
+    }
+    if paths is not None:
+        side = args.size or SCRATCH_SIZE
+        channels = 1 if all_grey(paths) else 3
+        params |= {"image_shape": (channels, side, side), "on_error": "skip"}
+    if args.n_clusters != "auto":
+        params["n_clusters"] = args.n_clusters
+    cls = getattr(importlib.import_module("skdeepcluster"), METHODS[args.method])
+    return cls(**{name: value for name, value in params.items() if value is not None})
+
+
+def fit(
+    model: Any, X: Any, args: Namespace, console: Console
+) -> tuple[Any, dict[str, Any] | None, BaseException | None]:
+    """Fit a model, or search for the number of its clusters.
+
+    Parameters
+    ----------
+    model : DeepClusterer
+    X : ndarray or list of str
+    args : Namespace
+    console : Console
+
+    Returns
+    -------
+    model : DeepClusterer
+        Fitted.
+    search : dict or None
+        What was found of the number of clusters, if that was looked for.
+    stop : BaseException or None
+        What interrupted the training.
+
+    Raises
+    ------
+    KeyboardInterrupt, SystemExit
+        If nothing was learnt before.
+    ValueError
+        If no file can be read, or there are too few images.
+    """
+    try:
+        if args.n_clusters == "auto":
+            return *_search(model, X, args, console), None
+        return model.fit(X), None, None
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if not hasattr(stop, "estimator"):  # not one epoch was done
+            raise
+        return stop.estimator, None, stop
+    except ValueError as error:
+        if args.pretrained != "none":
+            raise
+        raise ValueError(none_readable(X) or str(error)) from error
+
+
+def _search(model, X, args, console):
+    from ..model_selection import select_n_clusters
+
+    with warnings.catch_warnings():
+        # of numbers that are tried, some are too high: that is what is looked for
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        search = select_n_clusters(
+            model,
+            X,
+            _numbers(args),
+            random_state=args.seed,
+            verbose=not args.quiet,
+        )
+    console.say(search.reason_)
+    told = {
+        "n_clusters": search.n_clusters_,
+        "confidence": search.confidence_,
+        "reason": search.reason_,
+        "candidates": search.candidates_,
+        "results": {name: v.tolist() for name, v in search.results_.items()},
+    }
+    return search.best_estimator_, told
