@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, Self
+
 from sklearn.base import ClusterMixin, MetaEstimatorMixin
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
@@ -30,6 +32,12 @@ class MetaClusterer(MetaEstimatorMixin, ClusterMixin, Declared):
     image_shape_, layout_ : tuple (C, H, W), Layout
         Those of ``estimator_``, if it has them, by which displays show images.
     """
+
+    if TYPE_CHECKING:  # no parameters: those are annotated fields of subclasses
+        estimator: Any
+        estimator_: Any
+
+        def fit(self, X: Any, y: Any = None) -> Self: ...
 
     @can("transform")
     def transform(self, X):

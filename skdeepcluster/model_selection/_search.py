@@ -193,10 +193,9 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
             found = by_refits(last, parameter, Z, y, numbers, self, seed)
             models = dict(zip(numbers, found.fitted, strict=True))
         else:
-            some = (
-                None if part is None else _safe_indexing(part, rows) for part in (Z, y)
-            )
-            found = by_refits(last, parameter, *some, numbers, self, seed)
+            some_y = None if y is None else _safe_indexing(y, rows)
+            some_Z = _safe_indexing(Z, rows)
+            found = by_refits(last, parameter, some_Z, some_y, numbers, self, seed)
         self.results_, self.space_ = found.results, found.space
         choice = choose(self.results_)
         self.n_clusters_ = k = numbers[choice.position]

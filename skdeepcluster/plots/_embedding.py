@@ -410,11 +410,17 @@ class EmbeddingDisplay:
         from matplotlib.patheffects import withStroke
 
         halo = [withStroke(linewidth=2.5, foreground=background(self.figure_))]
-        style = {"color": strong, "size": 9, "weight": "bold", "zorder": 3}
+        style: dict[str, Any] = {
+            "color": strong,
+            "size": 9,
+            "weight": "bold",
+            "zorder": 3,
+        }
         style |= {"ha": "center", "va": "center", "path_effects": halo}
         for name, place in zip(self._names, places, strict=True):
             if not np.isnan(place).any():
-                self.ax_.text(*place, str(name), **style)
+                x, y = place
+                self.ax_.text(x, y, str(name), **style)
         numbers = self._numbers
         sizes = np.bincount(numbers[numbers >= 0], minlength=len(places))
         rows = list(zip(self._names, colors, sizes, strict=False))
@@ -422,7 +428,12 @@ class EmbeddingDisplay:
             rows.append(("none", colors[-1], int((numbers < 0).sum())))
         if len(places) > len(PALETTE):
             return
-        dot = {"marker": "o", "ls": "", "markersize": 6, "markeredgewidth": 0}
+        dot: dict[str, Any] = {
+            "marker": "o",
+            "ls": "",
+            "markersize": 6,
+            "markeredgewidth": 0,
+        }
         self.ax_.legend(
             [Line2D([], [], color=color, **dot) for _, color, _ in rows],
             [f"{name} · {size:,}" for name, _, size in rows],
