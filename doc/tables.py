@@ -211,6 +211,22 @@ def n_clusters_confidence(record):
     return rows
 
 
+def merge_trees(record):
+    """Rows of how far merged clusters agree with the classes, at their number."""
+    runs = [run for run in record["runs"] if "ari_of_ward" in run]
+    runs = [run for run in runs if run["n_classes"] > 1]
+    ways = {
+        "k-means with the number of classes": "ari_of_k_means",
+        'merged from 50, `method="ward"`': "ari_of_ward",
+        'merged from 50, `method="average"`': "ari_of_average",
+    }
+    rows = [["clusters", "data sets", "mean ARI"]]
+    for name, key in ways.items():
+        mean = statistics.fmean(run[key] for run in runs)
+        rows.append([name, str(len(runs)), f"{mean:.3f}"])
+    return rows
+
+
 def sampling(record):
     """Rows of the time that drawing images takes."""
     rows = [["denoiser", "images", "steps", "guidance", "seconds", "CPU s"]]
@@ -477,7 +493,7 @@ def write(folder):
         (folder / f"{kind}.inc").write_text(text)
     path = BENCHMARKS / "records" / "n_clusters.json"
     record = json.loads(path.read_text())
-    for table in (n_clusters_summary, n_clusters_confidence):  # of the same record
+    for table in (n_clusters_summary, n_clusters_confidence, merge_trees):
         (folder / f"{table.__name__}.inc").write_text(as_rst(record, table))
 
 
