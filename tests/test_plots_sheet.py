@@ -45,7 +45,7 @@ def test_labels_without_confidences():
     assert np.isnan(display.confidences).all()
     assert display.title == "8 images in 2 clusters, chosen at random"
     assert texts(display.axes_[0]) == ["Cluster 0", "3 images · 37.5%"]
-    assert texts(display.axes_[2]) == ["rejected", "1 images · 12.5%"]
+    assert texts(display.axes_[2]) == ["rejected", "1 image · 12.5%"]
     for ax, row in zip(display.axes_, rows(display), strict=True):
         for image, i in zip(ax.images, row, strict=True):
             np.testing.assert_array_equal(image.get_array(), IMAGES[i])

@@ -161,6 +161,20 @@ def test_what_is_moved_is_in_the_journal_on_the_disk(photos, tmp_path, monkeypat
     assert moved == photos
 
 
+def test_what_was_left_half_written_is_removed(photos, tmp_path):
+    before, dest = tree(tmp_path), tmp_path / "sorted"
+    sort_into_folders(photos, LABELS, dest, "move")
+    after = tree(tmp_path)
+    token = json.loads((dest / "sorting.jsonl").read_text().splitlines()[0])["token"]
+    files(dest / "00", f".sorting-{token}.part")
+    sort_into_folders(photos, LABELS, dest, "move")
+    assert tree(tmp_path) == after
+    files(dest / "01", f".sorting-{token}.part")
+    files(tmp_path / "photos" / "a", f".sorting-{token}.part")
+    undo_sorting(dest)
+    assert tree(tmp_path) == before
+
+
 def test_a_line_that_was_cut_is_written_again(photos, tmp_path):
     before, dest = tree(tmp_path), tmp_path / "sorted"
     places = sort_into_folders(photos[:3], LABELS[:3], dest, "move")

@@ -5,7 +5,7 @@
 Files of 1 KB in 20 folders, whose names repeat, are sorted into 10 clusters: copied,
 linked and moved within a file system, then moved to that of ``--other``, if that is
 another one. A plain loop of ``shutil.copy2`` stands beside it, which loses files of one
-name. The record is of ``--files 50000``.
+name. The record is of ``--files 10000``.
 """
 
 import argparse

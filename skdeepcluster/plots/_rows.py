@@ -30,7 +30,8 @@ def draw_row(display, ax, row, per_line, lines, tall, below, cmap):
     ax.set(**field, aspect="equal", anchor="W")
     ax.set_axis_off()
     size, confidence = display.sizes[row], display.confidences[row]
-    share = f"{size:,} images · {size / display.n_samples:.1%}"
+    images = "image" if size == 1 else "images"
+    share = f"{size:,} {images} · {size / display.n_samples:.1%}"
     texts = [(share, {"color": QUIET, "size": 8})]
     if size == 0:
         texts.append(("empty", {"color": QUIET, "size": 8}))

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,6 +135,13 @@ class Journal:
         """Name the file that a copy is in while it is written."""
         assert self.head is not None
         return os.path.join(folder, f".sorting-{self.head['token']}.part")
+
+    def clear(self, folders: Iterable[str | Path]) -> None:
+        """Remove what a process that was killed left half written in folders."""
+        if self.head is not None:
+            for folder in folders:
+                with contextlib.suppress(OSError):
+                    os.unlink(self.part(folder))
 
     def place(self, entry: Entry) -> str:
         """Return the path that a file is sorted to."""

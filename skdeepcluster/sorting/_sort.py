@@ -261,6 +261,7 @@ class _Sorting:
         OSError
             That tells what was done.
         """
+        self.journal.clear({self.root / e.folder for e in self.done.values()})
         if not (self.todo or self.halves):
             return
         levels = _levels(self.root)

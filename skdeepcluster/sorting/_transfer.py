@@ -20,6 +20,7 @@ NO_LINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EN
 COULD_NOT_SET = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 BATCH = 512  # files that are brought to the disk at once
+THREADS = 16  # each waits for the disk most of the time
 CHANGED = "it changed while it was copied"
 
 
@@ -37,7 +38,7 @@ def sync(path: str | Path) -> None:
 def sync_all(paths: list[str]) -> None:
     """Bring files and their names to the disk, many at a time: it waits for each."""
     if paths:
-        with ThreadPoolExecutor(32) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(sync, paths))
             list(pool.map(sync, {os.path.dirname(path) for path in paths}))
 
@@ -195,18 +196,24 @@ class Mover:
         except OSError:
             self.n_left += len(copied)
             raise
-        first: OSError | None = None
-        for source, target, version in copied:
-            try:
-                if os.path.lexists(source) and _version(os.lstat(source)) != version:
-                    os.unlink(target)
-                    raise OSError(errno.EBUSY, CHANGED, source)
-                _remove_source(source, target)
-            except OSError as error:
-                self.n_left += 1
-                first = first or error
-        if first:
-            raise first
+        with ThreadPoolExecutor(THREADS) as pool:
+            errors = [error for error in pool.map(_remove_copied, copied) if error]
+        if errors:
+            self.n_left += len(errors)
+            raise errors[0]
+
+
+def _remove_copied(copied: tuple[str, str, tuple[int, ...]]) -> OSError | None:
+    """Remove a file that was copied, or its copy; return what is wrong."""
+    source, target, version = copied
+    try:
+        if os.path.lexists(source) and _version(os.lstat(source)) != version:
+            os.unlink(target)
+            raise OSError(errno.EBUSY, CHANGED, source)
+        _remove_source(source, target)
+    except OSError as error:
+        return error
+    return None
 
 
 def _version(status: os.stat_result) -> tuple[int, ...]:

@@ -73,9 +73,8 @@ def undo_sorting(dest: str | os.PathLike[str]) -> int:
                     error.strerror or str(error),
                 )
         mover.settle()
-        for folder in dict.fromkeys(entry.folder for entry in journal.entries):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(journal.part(root / folder))
+        journal.clear({root / entry.folder for entry in journal.entries})
+        journal.clear({os.path.dirname(entry.source) for entry in journal.entries})
         for folder in reversed(journal.folders):
             _remove_empty(root / folder)
         if left:
