@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 
 LOW = 0.5  # a confidence below it: the other clusters together are as likely
@@ -31,12 +33,8 @@ def findings(clustering, groups, unreadable):
     said = []
     n_empty = clustering.n_clusters - len(found)
     if n_empty:
-        used = set(found)
-        empty, k = [], 0
-        while len(empty) < min(n_empty, LISTED):
-            if k not in used:
-                empty.append(k)
-            k += 1
+        numbers = (k for k in range(clustering.n_clusters) if k not in sizes)
+        empty = list(islice(numbers, LISTED))
         verb = "is" if n_empty == 1 else "are"
         said.append(
             f"{n_empty:,} of the {clustering.n_clusters:,} clusters {verb} empty: "

@@ -221,7 +221,7 @@ def _context(content, shown, album):
         ],
         "n_shown": n_shown,
         "not_shown": _count(len(clustering.clusters) - n_shown),
-        "groups": [_group(clustering, *group, album) for group in shown.groups],
+        "groups": [_group(clustering, g, rows, album) for g, rows in shown.groups],
         "duplicates_text": _duplicates_text(content),
         "outliers": _figures(clustering, shown.outliers, album, content.far),
         "curves": curves(content.history),

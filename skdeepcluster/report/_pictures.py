@@ -50,8 +50,8 @@ class Pictures:
                     "and the vectors as embedding=."
                 )
             first = self._panels(slice(0, 1))  # which raises for what is no image
-            self.black, self.white = _range(first) if len(first) else (0.0, 1.0)
-            if first.dtype != np.uint8:
+            self.black, self.white = 0.0, 255.0
+            if first.dtype != np.uint8 and len(first):
                 step = -(-len(self) // SAMPLE)
                 self.black, self.white = _range(self._panels(slice(None, None, step)))
 
