@@ -33,7 +33,8 @@ class SelectiveClusterer(MetaClusterer):
     estimator
         Clusterer with ``predict_proba``, whose columns are the labels. It is cloned.
     threshold
-        Lowest confidence of a sample that keeps its label. With 0 all do.
+        Lowest confidence of a sample that keeps its label. With 0 all do. It has no
+        effect if ``coverage`` is a number.
     coverage
         Share of the training samples that keep their labels: the threshold is then the
         confidence of the least certain one of these, in place of ``threshold``. Samples

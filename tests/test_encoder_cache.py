@@ -1,6 +1,7 @@
 """Features on the disk: found again by content, refused where they do not belong."""
 
 import os
+import pickle
 import shutil
 import signal
 import threading
@@ -10,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save
+from sklearn.model_selection import ParameterGrid
 from torch import nn
 
 from skdeepcluster import ImageEncoder
+from skdeepcluster._storage import folder as folders
 from skdeepcluster.pretrained import cache as module
 
 RNG = np.random.default_rng(0)
@@ -223,8 +227,6 @@ def test_features_of_another_network_are_refused(tmp_path):
     before = files_of(tmp_path / "cache")
     others = {
         r"weights \(\w{16} there, \w{16} here\)": {"weights": paths[1]},
-        r"precision \(float32 there, bfloat16 here\)": {"precision": "bfloat16"},
-        r"differs in image_size \(32 there, 64 here\)\. ": {"image_size": 64},
         r"model \(squeezenet1_1 there, Sequential": {"model": nn.Sequential()},
     }
     first.fit(X)
@@ -284,18 +286,80 @@ def test_damaged_files_are_computed_again(tmp_path, computed, monkeypatch):
     content = first.read_bytes()
     first.write_bytes(content[:-7])
     computed.clear()
-    with pytest.warns(RuntimeWarning, match=r"truncated.*computed again\. Delete it"):
+    again = (
+        f"{first.name}' is damaged: .*computed again, and .*{first.name}.damaged now"
+    )
+    with pytest.warns(RuntimeWarning, match=again):
         np.testing.assert_array_equal(model.transform(X), features)
-    assert sum(computed) == 10 and len(files_of(tmp_path)) == 4
-    first.unlink()
+    assert sum(computed) == 10 and len(files_of(tmp_path)) == 3
+    assert (tmp_path / f"{first.name}.damaged").read_bytes() == content[:-7]
+    np.testing.assert_array_equal(model.transform(X), features)  # without a warning
+    assert sum(computed) == 10
     middle = bytearray(second.read_bytes())
     middle[-9] ^= 1
     second.write_bytes(middle)
-    with pytest.warns(RuntimeWarning, match="are not those written"):
+    with pytest.warns(RuntimeWarning, match="is damaged"):
         np.testing.assert_array_equal(model.transform(X), features)
-    second.write_text("a note")
-    with pytest.warns(RuntimeWarning, match="cannot be used"):
-        np.testing.assert_array_equal(model.transform(X), features)
+    assert not second.exists() and sum(computed) == 20
+
+
+def test_files_of_another_origin_are_left_alone(tmp_path, computed):
+    notes = {
+        tmp_path / "features-r18.safetensors": save({"a": torch.ones(2)}),
+        tmp_path / "features-0123456789abcdef.safetensors": b"a note",
+        tmp_path / "features-cut.safetensors": save({"a": torch.ones(2)})[:-1],
+    }
+    for path, content in notes.items():
+        path.write_bytes(content)
+    model = encoder(tmp_path)
+    with pytest.warns(RuntimeWarning, match="left alone") as told:
+        features = model.fit(X).transform(X)
+    told = sorted(str(warning.message) for warning in told)
+    assert [
+        path in text for path, text in zip(sorted(map(str, notes)), told, strict=True)
+    ] == [True] * 3
+    computed.clear()
+    np.testing.assert_array_equal(model.transform(X), features)  # without a warning
+    assert computed == []
+    assert {path: path.read_bytes() for path in notes} == notes
+
+
+def test_a_folder_has_several_sizes_and_precisions(tmp_path, computed):
+    params = {"image_size": [4, 6], "precision": ["float32", "bfloat16"]}
+    for once in (True, False):
+        for changed in ParameterGrid(params):
+            expected = encoder(None, **changed).fit_transform(X)
+            computed.clear()
+            found = encoder(tmp_path, **changed).fit_transform(X)
+            np.testing.assert_array_equal(found, expected)
+            assert sum(computed) == (32 if once else 2)
+
+
+def test_a_folder_that_is_read_only_is_read(tmp_path, computed, monkeypatch):
+    model = encoder(tmp_path / "cache").fit(X)
+    expected = model.transform(X[:10])
+    before = files_of(tmp_path / "cache")
+    again, other = (pickle.loads(pickle.dumps(model)) for _ in range(2))
+    (tmp_path / "file").touch()
+    other.set_params(cache=tmp_path / "file" / "cache")  # can never be made
+
+    def refuse(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(folders.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(module, "EVERY_ROWS", 5)
+    computed.clear()
+    np.testing.assert_array_equal(again.transform(X[:10]), expected)  # nor a warning
+    assert computed == []
+    for late, reason, n in ((again, "Read-only file", 20), (other, "none can be", 30)):
+        computed.clear()
+        with pytest.warns(RuntimeWarning, match=f"{reason}.*are not kept") as told:
+            np.testing.assert_array_equal(late.transform(X)[:10], expected)
+        assert len(told) == 1 and sum(computed) == n
+    assert files_of(tmp_path / "cache") == before
+    for method in (again.fit, again.fit_transform):
+        with pytest.raises(OSError, match=r"Nothing can be written.*Read-only"):
+            method(X)
 
 
 def test_a_folder_that_cannot_be_used(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .._input.paths import path_of
 from .._storage import FileError, read, unpack, write_tree
 from .._storage.digest import digest
 from .._storage.folder import make_folder
@@ -50,7 +51,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder, every: float, identity: dict, name="training"):
-        self.folder, self.every, self.identity = Path(folder), every, identity
+        self.folder, self.every, self.identity = Path(path_of(folder)), every, identity
         self.path = self.folder / f"{name}.safetensors"
         self.last = time.monotonic()
         self.within: Checkpoint | None = None
@@ -262,9 +263,10 @@ def identity_of(estimator, images) -> dict[str, str]:
 
 def digest_of_weights(weights) -> str:
     """Digest the content of a file of weights, under any path; of others, the name."""
-    if not os.path.isfile(weights):
+    path = path_of(weights)
+    if not os.path.isfile(path):
         return digest(os.fspath(weights))
-    with open(weights, "rb") as file:
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

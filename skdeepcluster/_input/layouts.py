@@ -247,7 +247,11 @@ def _validated(estimator, X, reset, enough):
         kwargs = {"ensure_min_samples": enough, "estimator": estimator}
         X = check_array(X, allow_nd=True, input_name="X", **kwargs)
     else:
-        return validate_data(estimator, X, reset=reset, ensure_min_samples=enough)
+        try:
+            return validate_data(estimator, X, reset=reset, ensure_min_samples=enough)
+        except ValueError:
+            _check_rows(X)
+            raise
     if X.ndim == 2:
         validate_data(estimator, X, reset=reset, skip_check_array=True)
     elif reset:
@@ -261,10 +265,26 @@ def _validated_table(estimator, X, reset, enough):
         values = validate_data(estimator, X, reset=reset, ensure_min_samples=enough)
     except (TypeError, ValueError):
         check_values(np.asarray(X))  # tells a plainer reason, where there is one
+        _check_rows(np.asarray(X))
         raise
     check_values(values)
     # of categories scikit-learn makes objects
     return values.astype(np.float64) if values.dtype == object else values
+
+
+def _check_rows(X):
+    """Say where rows of NaN come from."""
+    if X.ndim != 2 or X.dtype.kind != "f" or not X.size:
+        return
+    rows = np.isnan(X).all(axis=1).nonzero()[0]
+    if len(rows):
+        raise ValueError(
+            f"Input X contains NaN: {len(rows)} of {len(X)} rows hold nothing else, "
+            f"the first is X[{rows[0]}]. ImageEncoder(on_error='skip') leaves such "
+            "rows for files that it could not read: leave these files out before, as "
+            "load_image_folder(path, on_error='skip') does. If they come from "
+            "elsewhere, leave the rows out."
+        )
 
 
 def _check_stored(X, enough):

@@ -39,6 +39,11 @@ def listed(X):
     if issparse(X):  # one of its kinds is a dict
         return X
     if isinstance(X, dict):
+        if hasattr(X, "paths"):
+            raise TypeError(
+                f"X is a {type(X).__name__}, as load_image_folder returns it. Pass its "
+                "paths: load_image_folder(path).paths."
+            )
         raise TypeError("X is a dict. Pass list(X.values()), or those of its arrays.")
     if isinstance(X, Set) and not isinstance(X, KeysView):
         raise TypeError(
@@ -112,8 +117,8 @@ def are_pictures(X):
 
 
 def path_of(source):
-    """Return a path of any kind as a str."""
-    return os.fsdecode(os.fspath(source))
+    """Return a path of any kind as a str, with the user's home in place of ``~``."""
+    return os.path.expanduser(os.fsdecode(os.fspath(source)))
 
 
 def named_lines(named):

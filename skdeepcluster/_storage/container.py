@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, NoReturn, cast
 import torch
 from torch import Tensor
 
+from .._input.paths import path_of
 from .._version import __version__
 
 FORMAT = 1
@@ -54,6 +55,10 @@ class FileError(ValueError):
     """A file or pickle cannot be used: damaged, foreign, newer, or of another use."""
 
 
+class DamagedError(FileError):
+    """A file is not what was written."""
+
+
 # -- writing ---------------------------------------------------------------------------
 
 
@@ -77,7 +82,7 @@ def write(path, kind: str, document: Any, tensors: dict[str, Tensor]) -> None:
     ValueError
         If the document is too large for a header.
     """
-    path = Path(path)
+    path = Path(path_of(path))
     if path.is_dir():
         raise IsADirectoryError(f"{str(path)!r} is a folder. Pass the name of a file.")
     if not path.parent.is_dir():
@@ -199,7 +204,8 @@ def read(path, kind: str) -> tuple[Any, dict[str, Tensor]]:
     OSError
         If there is no such file, or if it cannot be opened.
     """
-    with _open(Path(path)) as file:
+    path = Path(path_of(path))
+    with _open(path) as file:
         size = os.fstat(file.fileno()).st_size
         header, start = _header(file, path, size)
         metadata = header.pop("__metadata__", None)
@@ -374,7 +380,7 @@ def _foreign(path, what) -> NoReturn:
 
 
 def _damaged(path, what) -> NoReturn:
-    raise FileError(
+    raise DamagedError(
         f"{str(path)!r} is damaged: {what}. Use another copy of the file, or write it "
         "again."
     )

@@ -39,6 +39,10 @@ PARTS = {"estimator", "params", "own", "resolved", "attributes", "data", "module
 TRAINING = {"callbacks", "checkpoint"}
 # attributes that are no result of a fit
 NO_RESULTS = {*LEFT_OUT, "net_", "encoder_", "_metadata_request"}
+NETWORK = (
+    " For one of load_network, that is load_network(model, image_size=...) with the "
+    "same arguments; its weights come from the file."
+)
 MAX_NUMBER = 2**31
 MAX_LIST = 10**6  # numbers of epochs and of facets, which become lists of that length
 
@@ -251,6 +255,7 @@ def _check_objects(cls, own, objects):
             raise FileError(
                 f"it was saved with an object of your own as {name} ({kind[:80]}), "
                 f"which no file holds. Pass one like it: load(path, {name}=...)."
+                + (NETWORK if kind == "Pretrained" else "")
             )
     for name in objects.keys() - own.keys() - {"callbacks", "net_params"}:
         raise _PassedWrongly(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import stat
 import time
@@ -15,13 +16,17 @@ import torch
 
 from .._input.files import ImageFiles, in_threads
 from .._input.images import CHUNK
+from .._input.paths import path_of
 from .._storage import FileError, read, write
+from .._storage.container import DamagedError
 from .._storage.digest import digest
 from .._storage.folder import make_folder
 from .._warnings import warn
 
 EVERY_ROWS, EVERY = CHUNK, 60.0  # images and seconds between two writes at most
 KEY = 16  # bytes of a key: no two images have the same one
+SETTINGS = {"image_size", "precision"}  # of which a folder may have several
+OWN = re.compile(r"features-[0-9a-f]{16}\.safetensors")
 STALE = 3600.0  # seconds after which a file that is being written was left by a kill
 
 
@@ -39,7 +44,10 @@ class FeatureCache:
     identity : dict of str
         What gives the features of an image, by the name of the parameter. A name that
         a file lacks is not compared: it is about images of a shape that the file has
-        none of.
+        none of. Files of another one of ``SETTINGS`` are passed over.
+    fitting : bool
+        Whether a folder that cannot be made or written to is an error; else it is read
+        only. Whether to tell of files of another origin.
 
     Raises
     ------
@@ -47,13 +55,20 @@ class FeatureCache:
         If the folder cannot be made or written to.
     """
 
-    def __init__(self, folder, identity: dict[str, str]):
+    def __init__(self, folder, identity: dict[str, str], fitting: bool):
         if folder == "":
             raise ValueError("cache='' names no folder. Pass one, or None.")
-        self.folder, self.identity = Path(folder), identity
+        self.folder, self.identity = Path(path_of(folder)), identity
+        self.fitting = fitting
         self.waiting: list[tuple[bytes, np.ndarray]] = []
         self.last = time.monotonic()
-        make_folder(self.folder, "cache")
+        self.refusal: str | None = None  # of a folder to be read only; empty once told
+        try:
+            make_folder(self.folder, "cache")
+        except OSError as error:
+            if fitting:
+                raise
+            self.refusal = error.strerror
 
     def check(self) -> None:
         """Refuse a folder that holds features of another network.
@@ -63,8 +78,7 @@ class FeatureCache:
         ValueError
             It says what differs.
         """
-        for _ in self._files(1):
-            pass
+        next(self._files(), None)
 
     def fill(self, features: np.ndarray, keys: list[bytes | None]) -> np.ndarray:
         """Set the features that are known.
@@ -120,6 +134,12 @@ class FeatureCache:
         waiting, self.waiting = self.waiting, []
         if not waiting:
             return
+        if self.refusal is not None:
+            if self.refusal:
+                text = f"{self.refusal} Until then new features are not kept."
+                warn(text, RuntimeWarning)
+            self.refusal = ""
+            return
         keys = np.frombuffer(b"".join(key for key, _ in waiting), np.uint8)
         tensors = {
             "keys": torch.from_numpy(keys.reshape(-1, KEY).copy()),
@@ -135,36 +155,49 @@ class FeatureCache:
                 RuntimeWarning,
             )
 
-    def _files(self, most: int | None = None) -> Iterator[dict]:
-        """Yield the tensors of each file; of ``most`` files at most."""
+    def _files(self) -> Iterator[dict]:
+        """Yield the tensors of each file that is of the same settings."""
         for left in self.folder.glob(".features-*.tmp"):
             try:
                 if time.time() - left.stat().st_mtime > STALE:
                     left.unlink()
             except OSError:  # it is complete, or another process was faster
                 pass
-        for path in sorted(self.folder.glob("features-*.safetensors"))[:most]:
+        for path in sorted(self.folder.glob("features-*.safetensors")):
             try:
                 identity, tensors = read(path, "features")
                 _check_content(identity, tensors)
             except (OSError, FileError) as error:
-                if not os.path.lexists(path):  # somebody empties the folder
-                    continue
-                reason = str(error).splitlines()[0]
-                warn(
-                    f"A file of the cache cannot be used: {reason} Its features are "
-                    "computed again. Delete it.",
-                    RuntimeWarning,
-                )
+                if os.path.lexists(path):  # else somebody empties the folder
+                    self._pass_over(path, error)
                 continue
             self._check_identity(identity)
-            yield tensors
+            if all(identity.get(name) == self.identity[name] for name in SETTINGS):
+                yield tensors
+
+    def _pass_over(self, path, error):
+        """Tell of a file that cannot be used, and move it away if it is of a cache."""
+        if isinstance(error, OSError):
+            text = f"cannot be read ({error.strerror}): its features are computed again"
+        elif isinstance(error, DamagedError) and OWN.fullmatch(path.name):
+            text = "is damaged: its features are computed again"
+            try:
+                path.rename(f"{path}.damaged")
+            except OSError:  # in a folder that is read only
+                pass
+            else:
+                text += f", and it is named {path.name}.damaged now"
+        elif self.fitting:
+            text = "is no file of this cache that can be read, and is left alone"
+        else:
+            return
+        warn(f"{str(path)!r} {text}.", RuntimeWarning)
 
     def _check_identity(self, theirs):
         ours = self.identity
         differ = [
             f"{name} ({theirs[name]} there, {ours[name]} here)"
-            for name in sorted(ours.keys() & theirs.keys())
+            for name in sorted(ours.keys() & theirs.keys() - SETTINGS)
             if theirs[name] != ours[name]
         ]
         if differ:

@@ -78,12 +78,14 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
     precision
         Number format inside of the network; features are float32. ``"auto"`` is
         bfloat16 on CUDA, and on CPUs with bfloat16 instructions, else float32.
+        Estimators with ``trainable="none"`` compute features in float32.
     cache
         Folder that keeps features, so that each image is computed once and a run that
         was killed goes on. An image is known again by its content, under any name and
         in any order; images of Pillow without a file are not kept. Image files are
-        read once more for that, not decoded. A folder belongs to one network and
-        precision. None keeps nothing.
+        read once more for that, not decoded. A folder belongs to one network; features
+        at several values of ``image_size`` and ``precision`` may be in it. None keeps
+        nothing.
     verbose
         What is shown while images are encoded, with the time left: nothing (0); a bar,
         or where there is neither terminal nor notebook some lines (1); lines (2). They
@@ -177,7 +179,7 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
             If weights cannot be downloaded, or the folder of ``cache`` not be written.
         """
         images = self._prepare(X)
-        cache = self._open_cache()
+        cache = self._open_cache(fitting=True)
         if cache is not None:
             cache.check()
         self._leave_out(images, getattr(images, "bad", {}))
@@ -235,8 +237,12 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
             belongs to another network.
         FloatingPointError
             If a feature is NaN or infinite.
-        OSError
-            If the folder of ``cache`` cannot be written.
+
+        Warns
+        -----
+        RuntimeWarning
+            If the folder of ``cache`` cannot be written: what it has is used, and new
+            features are not kept.
         """
         check_is_fitted(self)
         images, _ = as_images(self, X, layout=self.layout_, stream=True)
@@ -307,10 +313,10 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
                 f" Pass another model, image_size, or X. It said: {error}"
             ) from error
 
-    def _open_cache(self):
+    def _open_cache(self, fitting):
         if self.cache is None:
             return None
-        return FeatureCache(self.cache, self._identity)
+        return FeatureCache(self.cache, self._identity, fitting)
 
     # -- what transform does -----------------------------------------------------------
 
@@ -318,7 +324,7 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
         """Compute features block by block, those apart that the cache has."""
         features = np.full((len(images), self._n_features_out), np.nan, np.float32)
         scaling = copy.deepcopy(self._scaling).to(self.device_)
-        todo, cache = np.arange(len(images)), self._open_cache()
+        todo, cache = np.arange(len(images)), self._open_cache(fitting)
         bad: dict = {}  # row -> what its file said
         if cache is not None:
             facts = [images.shape, images.rescale, scaling.low, scaling.span]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._engine.randomness import own_draws, seeded
+from .._input.paths import path_of
 from .._storage.digest import digest
 from .sources import LITE, find_source, lite_names, weights_names
 from .weights import fit_weights, read_weights
@@ -299,7 +300,7 @@ def _named_state(model, weights, source):
 def _file_of(weights, names=()):
     if not isinstance(weights, str | os.PathLike):
         raise TypeError(f"weights={weights!r} should be a name, a path or None.")
-    if not os.path.isfile(weights):
+    if not os.path.isfile(path_of(weights)):
         known = ", ".join(map(repr, ("DEFAULT", *names)))
         raise ValueError(
             f"weights={os.fspath(weights)!r} is no file, and none of {known}. Pass one "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .._input.paths import path_of
 from .._storage import FileError
 
 INSIDE = ("state_dict", "model")  # where training scripts put the weights in a file
@@ -40,7 +40,7 @@ def read_weights(path) -> dict[str, Tensor]:
     OSError
         If there is no such file.
     """
-    path = os.fspath(path)
+    path = path_of(path)
     try:
         with open(path, "rb") as file:
             start = file.read(9)
@@ -69,14 +69,26 @@ def _state_in(found: Any, path: str) -> dict[str, Tensor]:
             found = found[name]
     named = isinstance(found, Mapping) and all(isinstance(n, str) for n in found)
     if not named or not any(isinstance(value, Tensor) for value in found.values()):
+        inner = [name for name in found if _is_state(found[name])] if named else []
+        remedy = (
+            f"Pass the inner dict {inner[0][:80]!r}, saved to a file of its own"
+            if inner
+            else REMEDY
+        )
         raise FileError(
             f"{path!r} holds a {type(found).__name__} that is no dict of named "
-            f"tensors. {REMEDY}."
+            f"tensors. {remedy}."
         )
     state = {name: v for name, v in found.items() if isinstance(v, Tensor)}
     if all(name.startswith(PREFIX) for name in state):
         state = {name.removeprefix(PREFIX): value for name, value in state.items()}
     return state
+
+
+def _is_state(value):
+    return isinstance(value, Mapping) and any(
+        isinstance(part, Tensor) for part in value.values()
+    )
 
 
 def fit_weights(network: nn.Module, state: dict, heads: tuple, source: str) -> None:
