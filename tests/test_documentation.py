@@ -46,3 +46,11 @@ def test_snippets_run(page, tmp_path, monkeypatch):
     for number, snippet in enumerate(snippets(page)):
         exec(compile(snippet, f"{page.name}, snippet {number}", "exec"), scope)
     assert scope  # it defined something
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=lambda page: page.name)
+def test_links_within_the_project_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)\s#]+)", page.read_text())
+    inside = [target for target in targets if "://" not in target]
+    assert page.name != "README.md" or len(inside) >= 5
+    assert [target for target in inside if not (ROOT / target).is_file()] == []
