@@ -25,11 +25,12 @@ MAPPED = (250, 500, 1000, 2000, 5000)
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--json", help="record to write")
     args = parser.parse_args()
     runs = []
-    for name in SETS:
+    for name in args.sets:
         X = np.load(args.features / f"{name}.npz")["X"]
         embedding = SCL(10, device="cpu", random_state=0).fit(X).transform(X)
         for seed in args.seeds:
@@ -45,7 +46,7 @@ def main():
     record.write(
         args.json,
         script="examples/benchmarks/bench_map.py",
-        arguments={"seeds": args.seeds},
+        arguments={"sets": list(args.sets), "seeds": args.seeds},
         environment=record.environment(),
         runs=runs,
     )
