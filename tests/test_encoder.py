@@ -19,9 +19,11 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from test_sklearn import OPTIONAL_CHECKS
 from torch import nn
+from toy import make
 
 from skdeepcluster import SCL, FileError, ImageEncoder
 from skdeepcluster._progress import ImageProgress
+from skdeepcluster._warnings import ignored
 from skdeepcluster.pretrained import streaming
 
 RNG = np.random.default_rng(0)
@@ -385,6 +387,23 @@ def test_all_bad_files_are_in_one_error(damaged):
         assert not hasattr(encoder, "network_")
     with pytest.raises(ValueError, match=match):
         encoder.fit(damaged[:3]).transform(damaged)
+
+
+def test_estimators_tell_where_rows_of_nan_come_from(damaged):
+    encoder = pooled(image_size=8, batch_size=2, on_error="skip")
+    match = (
+        r"2 of 12 rows hold nothing else, the first is X\[3\]\. ImageEncoder\("
+        r"on_error='skip'\) leaves .*load_image_folder\(path, on_error='skip'\) does"
+    )
+    for output in ("default", "pandas"):
+        model = make_pipeline(
+            clone(encoder).set_output(transform=output), make(augment="none")
+        )
+        with ignored(UserWarning), pytest.raises(ValueError, match=match):
+            model.fit(damaged)
+        model.fit([path for i, path in enumerate(damaged) if i not in (3, 7)])
+        with ignored(UserWarning), pytest.raises(ValueError, match=match):
+            model.predict(damaged)
 
 
 def test_rows_of_bad_files_are_nan(damaged):

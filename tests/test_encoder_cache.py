@@ -335,6 +335,13 @@ def test_a_folder_has_several_sizes_and_precisions(tmp_path, computed):
             assert sum(computed) == (32 if once else 2)
 
 
+def test_the_home_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    encoder("~/cache").fit_transform(X)
+    assert len(files_of(tmp_path / "cache")) == 1
+
+
 def test_a_folder_that_is_read_only_is_read(tmp_path, computed, monkeypatch):
     model = encoder(tmp_path / "cache").fit(X)
     expected = model.transform(X[:10])

@@ -15,6 +15,7 @@ from test_images import CHANNELS_FIRST, N, X, assert_same_fit, pixels, read
 from skdeepcluster._input import files as reading
 from skdeepcluster._input.files import ImageFiles
 from skdeepcluster._input.layouts import as_images
+from skdeepcluster.datasets import load_image_folder
 
 
 @pytest.fixture(scope="module")
@@ -327,6 +328,25 @@ def test_paths_of_every_kind(paths):
         images, layout = read(files)
         assert layout.shape == (3, 8, 8), kind
         np.testing.assert_array_equal(pixels(images), X, err_msg=kind)
+
+
+def test_the_home_of_the_user(paths, monkeypatch):
+    home = Path(paths[0]).parent
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    short = [Path("~", Path(path).name) for path in paths]
+    for files in (short, [os.fsencode(path) for path in short]):
+        np.testing.assert_array_equal(pixels(read(files)[0]), X)
+    (home / "~x.png").write_bytes(Path(paths[0]).read_bytes())
+    monkeypatch.chdir(home)  # no user has that name
+    np.testing.assert_array_equal(pixels(read(["~x.png", paths[1]])[0]), X[:2])
+
+
+def test_what_lists_a_folder_is_no_list_of_paths(tmp_path, paths):
+    with pytest.raises(
+        TypeError, match=r"X is a Bunch, .*load_image_folder\(path\)\.pa"
+    ):
+        read(load_image_folder(tmp_path))
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])

@@ -229,6 +229,22 @@ def test_files_that_hold_no_weights(how, whole, file, tmp_path):
     assert not any(advice in told for advice in ("weights_only", "\x1b", "trust"))
 
 
+def test_a_dict_within_the_file_is_named(whole, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"epoch": 3, "args": {}, "teacher": whole.state_dict()}, path)
+    with pytest.raises(
+        FileError, match=r"the inner dict 'teacher', saved to a file of"
+    ):
+        load_network(NAME, path)
+
+
+def test_the_home_of_the_user(file, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(file.parent))
+    monkeypatch.setenv("USERPROFILE", str(file.parent))
+    found = load_network(NAME, f"~/{file.name}", image_size=32)
+    assert found.digest == load_network(NAME, str(file), image_size=32).digest
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -322,6 +322,16 @@ def test_names_of_files(path, monkeypatch):
         load(path.parent / "missing")
 
 
+def test_the_home_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    model = make(checkpoint="~/training").fit(IMAGES)
+    fitted("SCL").save("~/model")
+    assert_alike(load("~/model", device="cpu"), fitted("SCL"))
+    assert sorted(os.listdir(tmp_path)) == ["model", "training"]
+    assert os.listdir(tmp_path / "training") and len(model.labels_) == len(IMAGES)
+
+
 def test_permissions_are_those_of_any_new_file(path):
     fitted("MFCVAE").save(path)
     other = path.with_name("other")

@@ -415,6 +415,10 @@ def test_a_file_holds_how_images_are_prepared(trainable, tmp_path):
     model = make("SCL", None, trainable, backbone=own).fit(X)
     path = tmp_path / "model.safetensors"
     model.save(path, per_sample=True)
+    with pytest.raises(
+        FileError, match=r"For one of load_network.*same arguments; its"
+    ):
+        skdeepcluster.load(path)
     again = skdeepcluster.load(path, device="cpu", backbone=Pretrained(pooled, size=9))
     assert_equal(again, model)
     part = again.encoder_.network if trainable == "none" else pretrained_parts(again)[0]
