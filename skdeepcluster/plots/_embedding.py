@@ -410,13 +410,8 @@ class EmbeddingDisplay:
         from matplotlib.patheffects import withStroke
 
         halo = [withStroke(linewidth=2.5, foreground=background(self.figure_))]
-        style: dict[str, Any] = {
-            "color": strong,
-            "size": 9,
-            "weight": "bold",
-            "zorder": 3,
-        }
-        style |= {"ha": "center", "va": "center", "path_effects": halo}
+        style: dict[str, Any] = {"size": 9, "weight": "bold", "zorder": 3}
+        style |= {"color": strong, "path_effects": halo, "ha": "center", "va": "center"}
         for name, place in zip(self._names, places, strict=True):
             if not np.isnan(place).any():
                 x, y = place
@@ -428,12 +423,7 @@ class EmbeddingDisplay:
             rows.append(("none", colors[-1], int((numbers < 0).sum())))
         if len(places) > len(PALETTE):
             return
-        dot: dict[str, Any] = {
-            "marker": "o",
-            "ls": "",
-            "markersize": 6,
-            "markeredgewidth": 0,
-        }
+        dot: dict[str, Any] = {"marker": "o", "ls": "", "ms": 6, "mew": 0}
         self.ax_.legend(
             [Line2D([], [], color=color, **dot) for _, color, _ in rows],
             [f"{name} · {size:,}" for name, _, size in rows],
