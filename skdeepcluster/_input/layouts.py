@@ -249,8 +249,8 @@ def _validated(estimator, X, reset, enough):
     else:
         try:
             return validate_data(estimator, X, reset=reset, ensure_min_samples=enough)
-        except ValueError:
-            _check_rows(X)
+        except ValueError as error:
+            _check_rows(X, error)
             raise
     if X.ndim == 2:
         validate_data(estimator, X, reset=reset, skip_check_array=True)
@@ -263,18 +263,19 @@ def _validated(estimator, X, reset, enough):
 def _validated_table(estimator, X, reset, enough):
     try:
         values = validate_data(estimator, X, reset=reset, ensure_min_samples=enough)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as error:
         check_values(np.asarray(X))  # tells a plainer reason, where there is one
-        _check_rows(np.asarray(X))
+        _check_rows(np.asarray(X), error)
         raise
     check_values(values)
     # of categories scikit-learn makes objects
     return values.astype(np.float64) if values.dtype == object else values
 
 
-def _check_rows(X):
-    """Say where rows of NaN come from."""
-    if X.ndim != 2 or X.dtype.kind != "f" or not X.size:
+def _check_rows(X, error):
+    """Say where rows of NaN come from, if these are what was refused."""
+    refused = str(error).startswith("Input X contains NaN")
+    if not refused or X.ndim != 2 or X.dtype.kind != "f":
         return
     rows = np.isnan(X).all(axis=1).nonzero()[0]
     if len(rows):
