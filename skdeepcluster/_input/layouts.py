@@ -273,8 +273,9 @@ def _validated_table(estimator, X, reset, enough):
 
 
 def _check_rows(X, error):
-    """Say where rows of NaN come from, if the error is about NaN."""
-    if "NaN" not in str(error) or X.ndim != 2 or X.dtype.kind != "f" or not X.size:
+    """Say where rows of NaN come from, if these are what was refused."""
+    refused = str(error).startswith("Input X contains NaN")
+    if not refused or X.ndim != 2 or X.dtype.kind != "f":
         return
     rows = np.isnan(X).all(axis=1).nonzero()[0]
     if len(rows):
