@@ -42,8 +42,8 @@ def steps():
     return [
         (
             "Photographs, or features\nof a pretrained network?",
-            "ImageEncoder, then DigPro or SCL",
-            "CIFAR-10: " + versus(photos, "DigPro", "SCL"),
+            "ImageEncoder, then StatDEC or DigPro",
+            "CIFAR-10: " + versus(photos, "StatDEC", "DigPro"),
         ),
         (
             "Some kinds far more\nfrequent than others?",

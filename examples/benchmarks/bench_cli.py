@@ -144,7 +144,8 @@ def main():
         if args.photos:
             photos, result = folder / "photos", folder / "result"
             make_photos(photos, args.photos, args.seed)
-            cluster = ["cluster", photos, "-k", KINDS, "--cache", folder / "cache"]
+            cluster = ["cluster", photos, "-k", KINDS, "--method", "scl"]
+            cluster += ["--cache", folder / "cache"]
             took = run("cluster", *cluster, "--out", result)
             runs.append({"images": "photos", **took, **described(result)})
             again = run("cluster, cached", *cluster, "--out", result, "--overwrite")
@@ -158,7 +159,7 @@ def main():
         if args.small:
             small, result = folder / "small", folder / "result of small"
             make_small(small, args.small, args.seed)
-            options = ["--size", 32, "--epochs", 5, "--out", result]
+            options = ["--method", "scl", "--size", 32, "--epochs", 5, "--out", result]
             took = run("cluster", "cluster", small, "-k", KINDS, *options)
             runs.append({"images": "small", **took, **described(result)})
             runs.append({"images": "small", **run("report", "report", result)})

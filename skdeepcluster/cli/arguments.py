@@ -162,8 +162,8 @@ def _add_cluster(commands) -> None:
     add(
         "--method",
         choices=METHODS,
-        default="scl",
-        help="method that clusters (default: scl)",
+        default="statdec",
+        help="method that clusters (default: statdec)",
     )
     add(
         "--pretrained",
