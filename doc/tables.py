@@ -377,6 +377,16 @@ def report(record):
     return rows
 
 
+def sorting(record):
+    """Rows of the seconds that sorting into folders takes."""
+    files = f"{record['arguments']['files']:,}"
+    rows = [["way", "files", "sort, s", "again, s", "undo, s", "lost"]]
+    for run in record["runs"]:
+        times = [f"{run[k]:.1f}" if k in run else "" for k in ("sort", "again", "undo")]
+        rows.append([run["how"], files, *times, f"{run['lost']:,}"])
+    return rows
+
+
 def cli(record):
     """Rows of what the command line takes."""
     rows = [["images", "command", "seconds", "CPU seconds", "peak, MB", "stages"]]
@@ -448,6 +458,7 @@ TABLES = {
     "reading": reading,
     "encoder": encoder,
     "report": report,
+    "sorting": sorting,
     "cli": cli,
     "map": maps,
     "kills": kills,
