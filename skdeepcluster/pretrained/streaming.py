@@ -15,7 +15,7 @@ from .._input.images import Images
 from .._input.layouts import is_vector
 from .._input.scaling import Scaling
 
-MAX_LOOKED_AT = 1000  # files of 16 or 32 bits that tell the range of all
+MAX_LOOKED_AT = 256  # files of 16 or 32 bits that tell the range of all: bounds memory
 BLACK_AND_WHITE = Images(
     np.array([0, 0, 255, 255], np.uint8).reshape(2, 1, 2, 1), (1, 2, 1)
 )
