@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import time
 import warnings
@@ -91,3 +92,8 @@ def show(text: str) -> None:
 def counted(n: int, thing: str) -> str:
     """Say how many things there are: ``1 file``, ``2 files``."""
     return f"{n} {thing}{'' if n == 1 else 's'}"
+
+
+def as_command(*words: object) -> str:
+    """Write a command of this program so that a shell reads the words as they are."""
+    return shlex.join(["skdeepcluster", *map(str, words)])
