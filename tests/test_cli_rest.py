@@ -109,3 +109,9 @@ def test_help_of_sort(capsys, monkeypatch):
     text = capsys.readouterr().out
     move = "move the images into folder DEST; skdeepcluster undo DEST moves them back\n"
     assert move in text
+
+
+def test_auto_is_named_for_a_number_that_is_none(capsys):
+    with pytest.raises(SystemExit):
+        main(["cluster", "x", "-k", "ten", "-o", "r"])
+    assert "'ten' is no whole number from 1 on, nor auto" in capsys.readouterr().err

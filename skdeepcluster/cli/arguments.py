@@ -54,7 +54,10 @@ def _count(text: str) -> int:
 
 
 def _count_or_auto(text: str) -> int | str:
-    return text if text == "auto" else _count(text)
+    try:
+        return text if text == "auto" else _count(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor auto") from None
 
 
 def _seed(text: str) -> int:

@@ -62,9 +62,9 @@ class Console:
         if not self.quiet:
             say(line)
 
-    def warn(self, line: str) -> None:
-        """Show a warning, and keep it."""
-        self.warnings.append(line)
+    def warn(self, line: str, kept: str | None = None) -> None:
+        """Show a warning, and keep it, or a shorter one for the record and the page."""
+        self.warnings.append(line if kept is None else kept)
         say(f"Warning: {line}")
 
     @contextlib.contextmanager
