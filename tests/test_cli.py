@@ -367,13 +367,22 @@ def test_the_number_of_clusters_is_looked_for(photos, tmp_path, capfd):
     out = tmp_path / "r"
     argv = ["cluster", str(photos[0]), "-k", "auto", "--range", "2-5", "-o", str(out)]
     assert main([*argv, *QUICK]) == 0
-    err = capfd.readouterr().err
+    said, err = capfd.readouterr()
     run = json.loads((out / "run.json").read_text())
     search = run["search"]
     assert search["results"]["n_clusters"] == [2, 3, 4, 5]
     assert search["n_clusters"] in search["candidates"]
     assert run["n_clusters"] == search["n_clusters"] == len(run["counts"]["sizes"])
-    assert search["reason"] in err and "are empty" not in err
+    sure = f"{search['n_clusters']}, chosen with {search['confidence']} confidence. "
+    assert sure + search["reason"] in said and "are empty" not in err
+    page = (out / "report.html").read_text()
+    assert f"<li>Number of clusters: {sure}" in page
+    assert str(photos[0].parent) not in page  # it may be sent
+    bad = [Path(row["path"]) for row in rows_of(out / "unreadable.csv")]
+    names = ", ".join(path.relative_to(photos[0]).as_posix() for path in bad)
+    assert (
+        f"3 of 29 image files cannot be read, and are left out: {names}.</li>" in page
+    )
     model = skdeepcluster.load(out / "model.safetensors", device="cpu")
     assert model.n_clusters == run["n_clusters"]
 

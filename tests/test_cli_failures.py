@@ -298,16 +298,6 @@ def test_tables_of_new_images(photos, result, tmp_path, fails):
     assert "3 of 13 image files" in fails("predict", result, photos, "--strict")
 
 
-def test_a_report_of_images_that_are_gone(tmp_path, fails):
-    photos, out = tmp_path / "photos", tmp_path / "result"
-    make_photos(photos, n=6, odd=False)
-    assert main(["cluster", str(photos), "-k2", "-o", str(out), *QUICK, "-q"]) == 0
-    before = content(out)
-    (photos / "0.png").unlink()
-    assert "1 of 6 images are not where they were" in fails("report", out)
-    assert content(out) == before
-
-
 # -- while files are written -----------------------------------------------------------
 
 

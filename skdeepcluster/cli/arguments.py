@@ -54,7 +54,10 @@ def _count(text: str) -> int:
 
 
 def _count_or_auto(text: str) -> int | str:
-    return text if text == "auto" else _count(text)
+    try:
+        return text if text == "auto" else _count(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor auto") from None
 
 
 def _seed(text: str) -> int:
@@ -254,12 +257,25 @@ def _add_sort(commands) -> None:
     _add_result(parser)
     ways = parser.add_mutually_exclusive_group(required=True)
     for how, text in (
-        ("copy", "copy the images"),
-        ("link", "make hard links: no space is taken, on one disk"),
-        ("symlink", "make symbolic links"),
-        ("move", "move the images; skdeepcluster undo DEST moves them back"),
+        ("copy", "copy the images into folder DEST"),
+        (
+            "link",
+            "make hard links in folder DEST, which take no space; it is to be on the "
+            "disk of the images",
+        ),
+        ("symlink", "make symbolic links in folder DEST"),
+        (
+            "move",
+            "move the images into folder DEST; skdeepcluster undo DEST moves them back",
+        ),
     ):
-        ways.add_argument(f"--{how}", metavar="DEST", help=f"{text} into folder DEST")
+        ways.add_argument(f"--{how}", metavar="DEST", help=text)
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="fail if an image cannot be sorted, as it is gone or, for --move, a link, "
+        "before anything is done; by default it is listed and left out",
+    )
 
 
 def _add_undo(commands) -> None:

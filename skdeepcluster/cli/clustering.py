@@ -19,9 +19,9 @@ from .arguments import METHODS
 from .images import Skipped, find_images, none_readable, tell_skipped
 from .learning import check_enough, encode, fit, make_encoder, make_model
 from .maps import make_map
-from .reports import write_run_report
+from .reports import how_many, write_run_report
 from .results import CSV, EMBEDDING, MODEL, PARQUET, REPORT, SKIPPED, Result
-from .shown import Console, counted, show
+from .shown import Console, as_command, counted, show
 from .tables import Table, as_text, import_polars, write_rows
 
 PACKAGES = ("numpy", "pillow", "scikit-learn", "skorch", "torch", "torchvision")
@@ -197,7 +197,7 @@ def cluster_images(args: Namespace, console: Console, result: Result) -> int:
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(
             f"Interrupted. RESULT {args.out!r} is complete, but for the report, which "
-            f"this writes: skdeepcluster report {args.out}"
+            f"this writes: {as_command('report', args.out)}"
         ) from error
     _summarize(table, result)
     return 0 if stop is None else _code(stop)
@@ -279,6 +279,8 @@ def _summarize(table, result) -> None:
     means = np.bincount(table.clusters, table.confidences) / np.maximum(sizes, 1)
     for k, (size, mean) in enumerate(zip(sizes, means, strict=True)):
         show(f"cluster {k}: {counted(size, 'image')}, mean confidence {mean:.2f}")
+    if result.run["search"] is not None:
+        show(how_many(result.run))
     show(str(result.folder / REPORT))
 
 

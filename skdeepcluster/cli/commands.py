@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from .._storage.container import replacing
 from .clustering import cluster_images, embed_images
@@ -14,7 +17,7 @@ from .images import find_images, lines, tell_skipped
 from .maps import place
 from .reports import write_run_report
 from .results import REPORT, Result
-from .shown import Console, counted, show
+from .shown import Console, as_command, counted, show
 from .tables import Table, import_polars
 
 DONE = 0
@@ -78,12 +81,10 @@ def report(args: Namespace) -> int:
         run = dict(result.run)
         if args.title is not None:
             run["title"] = args.title
-        gone = [(p, "is no file") for p in table.paths if not Path(p).is_file()]
-        if gone:
-            raise FileNotFoundError(
-                f"{len(gone)} of {len(table)} images are not where they were:"
-                f"{lines(gone)}\nPut them back, or cluster again."
-            )
+        there = np.array([Path(path).is_file() for path in table.paths])
+        if not there.all():
+            _tell_gone(console, table.only(~there).paths, len(table), result.run)
+            table, embedding = table.only(there), embedding[there]
         with console.stage("Report"), result.writing(run) as staging:
             history = result.model("cpu").history_
             write_run_report(staging / REPORT, table, embedding, history, run)
@@ -96,25 +97,76 @@ def report(args: Namespace) -> int:
     return DONE
 
 
+def _tell_gone(console, gone: list[str], n: int, run: dict[str, Any]) -> None:
+    """Warn of images that are gone; it is an error if all of them are."""
+    named = lines([(path, "is no file") for path in gone])
+    undo = as_command("undo", run.get("moved_to", "DEST"))
+    what = f"{len(gone)} of {counted(n, 'image')} are not where they were"
+    back = f"If skdeepcluster sort moved them, {undo} puts them back."
+    if len(gone) == n:
+        raise FileNotFoundError(
+            f"{what}:{named}\n{back} Otherwise put them back, or cluster again."
+        )
+    console.warn(f"{what}, and are left out of the report:{named}\n{back}")
+
+
 def sort(args: Namespace) -> int:
     """Sort the images of RESULT into a folder for each cluster."""
     from ..sorting import sort_into_folders
 
     console = Console(args.quiet, args.verbose)
     with console.gathering():
-        table = Result.open(args.result).table()
+        result = Result.open(args.result)
+        table = result.table()
         ((how, dest),) = [
             (how, dest)
             for name, how in HOW.items()
             if (dest := getattr(args, name)) is not None
         ]
+        if not args.strict:
+            table = _sortable(console, table, how, dest)
+        if how == "move":  # for what reads the table when its files are gone
+            with contextlib.suppress(OSError):
+                with result.writing({**result.run, "moved_to": os.path.abspath(dest)}):
+                    pass
         with console.stage("Sorted") as said:
             sort_into_folders(
                 table.paths, table.clusters, dest, how, verbose=console.verbosity
             )
             said.append(f"{counted(len(table), 'image')} into {dest!r}")
-        console.say(f"To undo it: skdeepcluster undo {dest}")
+        console.say(f"To undo it: {as_command('undo', dest)}")
     return DONE
+
+
+def _sortable(console, table: Table, how: str, dest: str) -> Table:
+    """Leave out images that cannot be sorted, and list them.
+
+    Files that an earlier call moved to ``dest`` are gone, and stay in.
+    """
+    from ..sorting._asked import canonical
+    from ..sorting._journal import Journal
+    from ..sorting._sort import looked_at
+
+    reasons = [looked_at(path, how)[0] for path in table.paths]
+    if how == "move" and any(reasons):
+        with Journal(Path(os.path.realpath(Path(dest).expanduser()))) as journal:
+            moved = {entry.source for entry in journal.entries}
+        sources = canonical(table.paths)
+        both = zip(reasons, sources, strict=True)
+        reasons = [None if source in moved else reason for reason, source in both]
+    both = zip(table.paths, reasons, strict=True)
+    bad = [(path, reason) for path, reason in both if reason is not None]
+    if not bad:
+        return table
+    if len(bad) == len(table):
+        raise ValueError(
+            f"Not one of {counted(len(table), 'image')} can be sorted:{lines(bad)}"
+        )
+    console.warn(
+        f"{len(bad)} of {counted(len(table), 'image')} cannot be sorted, and "
+        f"{'is' if len(bad) == 1 else 'are'} left out:{lines(bad)}"
+    )
+    return table.only(np.array([reason is None for reason in reasons]))
 
 
 def undo(args: Namespace) -> int:

@@ -10,8 +10,10 @@ from .._input.decoding import read_header
 from .._input.files import check_files, in_threads
 from ..datasets import load_image_folder
 from .shown import Console, counted
+from .tables import as_text
 
 LISTED = 10  # files that a message names
+NAMED = 3  # files that a sentence of the page names
 Skipped = list[tuple[str, str]]  # path, reason
 
 
@@ -78,9 +80,14 @@ def tell_skipped(console: Console, skipped: Skipped, n_found: int, where: str) -
         What says where all of them are listed; may be empty.
     """
     if skipped:
-        console.warn(
+        what = (
             f"{len(skipped)} of {n_found} image files cannot be read, and are left out"
-            f"{where}:{lines(skipped)}"
+        )
+        some = ", ".join(path for path, _ in skipped[:NAMED])
+        more = len(skipped) - NAMED
+        end = f" and {more} more" if more > 0 else ""
+        console.warn(
+            f"{what}{where}:{lines(skipped)}", as_text(f"{what}: {some}{end}.")
         )
 
 

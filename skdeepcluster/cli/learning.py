@@ -92,7 +92,11 @@ def encode(encoder: ImageEncoder, paths: list[str]) -> np.ndarray:
     try:
         return encoder.fit_transform(paths)
     except KeyboardInterrupt as error:
-        kept = "; those that were encoded are in the cache" if encoder.cache else ""
+        kept = (
+            "; those that were encoded are in the cache"
+            if encoder.cache
+            else "; with --cache DIR, those that were encoded would be kept"
+        )
         raise KeyboardInterrupt(
             f"Interrupted while images were encoded: nothing is written{kept}."
         ) from error
@@ -186,7 +190,6 @@ def _search(model, X, args, console):
             random_state=args.seed,
             verbose=not args.quiet,
         )
-    console.say(search.reason_)
     told = {
         "n_clusters": search.n_clusters_,
         "confidence": search.confidence_,

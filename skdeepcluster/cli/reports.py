@@ -43,7 +43,29 @@ def write_run_report(
         embedding=embedding,
         positions=table.positions,
         history=history,
-        warnings=run["warnings"],
+        warnings=_sentences(run),
         settings=settings,
         title=run["title"],
     )
+
+
+def how_many(run: dict[str, Any]) -> str:
+    """Say which number of clusters ``auto`` chose, how sure that is, and why."""
+    search = run["search"]
+    return (
+        f"Number of clusters: {search['n_clusters']}, chosen with "
+        f"{search['confidence']} confidence. {search['reason']}"
+    )
+
+
+def _sentences(run: dict[str, Any]) -> list[str]:
+    """Say what comes first on a page that may be sent: no name of a folder above."""
+    said = [] if run["search"] is None else [how_many(run)]
+    above = [os.path.join(os.path.dirname(folder), "") for folder in run["folders"]]
+    for text in run["warnings"]:
+        for folder, prefix in zip(run["folders"], above, strict=True):
+            text = text.replace(os.path.join(folder, ""), "")
+            if prefix != os.path.join(os.sep, ""):
+                text = text.replace(prefix, "")
+        said.append(" ".join(text.split()))
+    return said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import time
 import warnings
@@ -61,9 +62,9 @@ class Console:
         if not self.quiet:
             say(line)
 
-    def warn(self, line: str) -> None:
-        """Show a warning, and keep it."""
-        self.warnings.append(line)
+    def warn(self, line: str, kept: str | None = None) -> None:
+        """Show a warning, and keep it, or a shorter one for the record and the page."""
+        self.warnings.append(line if kept is None else kept)
         say(f"Warning: {line}")
 
     @contextlib.contextmanager
@@ -91,3 +92,8 @@ def show(text: str) -> None:
 def counted(n: int, thing: str) -> str:
     """Say how many things there are: ``1 file``, ``2 files``."""
     return f"{n} {thing}{'' if n == 1 else 's'}"
+
+
+def as_command(*words: object) -> str:
+    """Write a command of this program so that a shell reads the words as they are."""
+    return shlex.join(["skdeepcluster", *map(str, words)])

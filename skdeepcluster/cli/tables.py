@@ -41,6 +41,21 @@ class Table:
     def __len__(self):
         return len(self.paths)
 
+    def only(self, keep: np.ndarray) -> Table:
+        """Return some rows.
+
+        Parameters
+        ----------
+        keep : ndarray of shape (n,), bool
+
+        Returns
+        -------
+        table : Table
+        """
+        paths = [path for path, kept in zip(self.paths, keep, strict=True) if kept]
+        arrays = self.clusters, self.confidences, self.positions
+        return Table(paths, *(array[keep] for array in arrays))
+
     def write_csv(self, file: BinaryIO) -> None:
         """Write a header and rows; decimal numbers are those that float32 tells apart.
 

@@ -198,22 +198,8 @@ class _Sorting:
     def _why_not(self, source: str) -> str | None:
         if source == str(self.journal.path):
             return "is the journal of this folder"
-        try:
-            status = os.lstat(source)
-            link = stat.S_ISLNK(status.st_mode)
-            if link and self.how == "move":
-                return "is a link; move what it leads to, or copy"
-            if link:
-                status = os.stat(source)
-        except FileNotFoundError:
-            link = os.path.islink(source)
-            return "is a link to nothing" if link else "does not exist"
-        except (OSError, ValueError) as error:
-            return f"cannot be looked at ({getattr(error, 'strerror', None) or error})"
-        if stat.S_ISDIR(status.st_mode):
-            return "is a folder"
-        self.sizes[source] = status.st_size
-        return None if stat.S_ISREG(status.st_mode) else "is no regular file"
+        reason, self.sizes[source] = looked_at(source, self.how)
+        return reason
 
     def _names(self, folder: str) -> Names:
         path = self.root / folder
@@ -341,6 +327,40 @@ class _Sorting:
                 name = self.names[entry.folder].take_like(name)
                 entry = entry._replace(name=name)
                 self.journal.plan([], [entry])
+
+
+def looked_at(source: str, how: str) -> tuple[str | None, int]:
+    """Tell why a file cannot be sorted, or None, and its size in bytes.
+
+    Parameters
+    ----------
+    source : str
+    how : {"copy", "hardlink", "symlink", "move"}
+
+    Returns
+    -------
+    reason : str or None
+    size : int
+        0 if it cannot be sorted.
+    """
+    try:
+        status = os.lstat(source)
+        link = stat.S_ISLNK(status.st_mode)
+        if link and how == "move":
+            return "is a link; move what it leads to, or copy", 0
+        if link:
+            status = os.stat(source)
+    except FileNotFoundError:
+        link = os.path.islink(source)
+        return "is a link to nothing" if link else "does not exist", 0
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return f"cannot be looked at ({reason})", 0
+    if stat.S_ISDIR(status.st_mode):
+        return "is a folder", 0
+    if not stat.S_ISREG(status.st_mode):
+        return "is no regular file", 0
+    return None, status.st_size
 
 
 def _levels(folder: Path) -> int:
