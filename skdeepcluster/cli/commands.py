@@ -152,8 +152,10 @@ def _sortable(console, table: Table, how: str, dest: str) -> Table:
         with Journal(Path(os.path.realpath(Path(dest).expanduser()))) as journal:
             moved = {entry.source for entry in journal.entries}
         sources = canonical(table.paths)
-        both = zip(reasons, sources, strict=True)
-        reasons = [None if source in moved else reason for reason, source in both]
+        reasons = [
+            None if source in moved else reason
+            for reason, source in zip(reasons, sources, strict=True)
+        ]
     both = zip(table.paths, reasons, strict=True)
     bad = [(path, reason) for path, reason in both if reason is not None]
     if not bad:
