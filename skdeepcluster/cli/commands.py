@@ -123,6 +123,7 @@ def sort(args: Namespace) -> int:
             for name, how in HOW.items()
             if (dest := getattr(args, name)) is not None
         ]
+        _check_same_way(how, dest)
         if not args.strict:
             table = _sortable(console, table, how, dest)
         if how == "move":  # for what reads the table when its files are gone
@@ -136,6 +137,20 @@ def sort(args: Namespace) -> int:
             said.append(f"{counted(len(table), 'image')} into {dest!r}")
         console.say(f"To undo it: {as_command('undo', dest)}")
     return DONE
+
+
+def _check_same_way(how: str, dest: str) -> None:
+    """Refuse a folder that was sorted into in another way, in words of the options."""
+    from ..sorting._journal import Journal
+
+    with Journal(Path(os.path.realpath(Path(dest).expanduser()))) as journal:
+        before = how if journal.head is None else journal.head["how"]
+    if before != how:
+        (option,) = [name for name, value in HOW.items() if value == before]
+        raise ValueError(
+            f"{dest!r} holds what sort --{option} wrote. Pass another folder, or first "
+            f"undo that: {as_command('undo', dest)}"
+        )
 
 
 def _sortable(console, table: Table, how: str, dest: str) -> Table:
@@ -152,8 +167,10 @@ def _sortable(console, table: Table, how: str, dest: str) -> Table:
         with Journal(Path(os.path.realpath(Path(dest).expanduser()))) as journal:
             moved = {entry.source for entry in journal.entries}
         sources = canonical(table.paths)
-        both = zip(reasons, sources, strict=True)
-        reasons = [None if source in moved else reason for reason, source in both]
+        reasons = [
+            None if source in moved else reason
+            for reason, source in zip(reasons, sources, strict=True)
+        ]
     both = zip(table.paths, reasons, strict=True)
     bad = [(path, reason) for path, reason in both if reason is not None]
     if not bad:
