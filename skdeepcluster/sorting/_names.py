@@ -65,7 +65,7 @@ def folder_names(
     if unknown:
         raise ValueError(
             f"names has a name for the cluster {unknown[0]!r}, which no label has. "
-            f"Pass names of clusters from {clusters[0]} to {clusters[-1]} that there are."
+            f"The clusters are {clusters[0]} to {clusters[-1]}."
         )
     folders = {}
     owners: dict[str, int] = {}
