@@ -93,6 +93,12 @@ class Declared(BaseEstimator):
 
     def _validate_params(self):
         """Check each parameter against its annotation."""
+        inner = getattr(self, "estimator", None)
+        if isinstance(inner, type):  # which has the methods that are asked for, too
+            raise TypeError(
+                f"estimator={inner.__name__} is a class; an object was expected. Pass "
+                f"{inner.__name__}(...)."
+            )
         validate_parameter_constraints(
             self._parameter_constraints, self._plain_values(), type(self).__name__
         )

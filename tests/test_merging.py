@@ -84,6 +84,8 @@ def test_errors():
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         MergeTree(X, np.arange(59))
     tree = MergeTree(X, np.arange(60) % 5)
-    for k in (0, 6):
-        with pytest.raises(ValueError, match=f"n_clusters={k} should be from 1 to 5"):
+    for k in (0, 6, 2.5, "a"):
+        with pytest.raises(
+            ValueError, match=f"n_clusters={k!r} should be a whole number"
+        ):
             tree.labels_at(k)

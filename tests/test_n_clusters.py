@@ -131,6 +131,14 @@ def curves(stability, silhouette, first=2):
             [0.1, 0.4, 0.2, 0.39, 0.1],
             *(2, 3, [3, 5], "low", "5 is almost as good: look"),
         ),
+        # tied with the last one, beyond which there may be better ones
+        (
+            [0.92] * 8,
+            [0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.724, 0.7256],
+            *(2, 8, [8, 9], "low", "9 is an end of the numbers that were tried: pass"),
+        ),
+        ([0.5, 0.5], [0.2, 0.3], 2, 3, [3], "low", "all. 3 is an end"),
+        ([1.0, 1.0], [-1.0, -1.0], 2, 2, [2], "low", "No number of clusters separates"),
         ([0.4, 0.5, 0.4], [0.2, 0.4, 0.3], 2, 3, [3], "low", "no clusters at all"),
         ([0.9, 0.9, 0.9], [0.2, 0.3, 0.4], 2, 4, [4], "low", "pass numbers beyond"),
         ([0.9, 0.9, 0.9], [0.4, 0.3, 0.2], 2, 2, [2], "high", "of all."),

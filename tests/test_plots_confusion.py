@@ -124,3 +124,8 @@ def test_errors(monkeypatch):
     message = r"from_labels needs matplotlib.*skdeepcluster\[plot\]"
     with pytest.raises(ImportError, match=message):
         ConfusionDisplay.from_labels([0, 1], [0, 1])
+
+
+def test_two_names_are_needed():
+    with pytest.raises(ValueError, match=r"names=\('a',\) should be two"):
+        ConfusionDisplay.from_labels([0, 1], [0, 1], names=("a",))

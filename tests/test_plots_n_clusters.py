@@ -136,3 +136,9 @@ def test_errors(monkeypatch):
     ):
         with pytest.raises(ImportError, match=r"needs matplotlib.*\[plot\]"):
             plot()
+
+
+def test_what_is_no_search():
+    fitted = KMeans(2, n_init=1).fit([[0.0], [1.0], [2.0]])
+    with pytest.raises(TypeError, match="KMeans is no search for the number"):
+        NClustersDisplay.from_search(fitted)

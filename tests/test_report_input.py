@@ -32,7 +32,7 @@ ROWS = IMAGES.reshape(len(IMAGES), -1).astype(float)
         ({"labels": LABELS[:5]}, "labels has 5 entries, and X 6 images"),
         ({"labels": [LABELS]}, r"labels has shape \(1, 6\); \(n,\) was expected"),
         (
-            {"labels": [0.0, 0, 1, 1, 1, 1]},
+            {"labels": [0.5, 0, 1, 1, 1, 1]},
             "labels are of dtype float64; whole numbers",
         ),
         ({"labels": list("aabbcc")}, "labels are of dtype <U1; whole numbers"),
@@ -116,7 +116,8 @@ def test_files_that_cannot_be_read_are_told(tmp_path):
         Image.new("L", (4, 4)).save(path)
     paths[2].write_text("text")
     places = np.arange(8).reshape(4, 2)
-    path = write_report(tmp_path / "r.html", paths, [0, 0, 0, -1], positions=places)
+    with pytest.warns(UserWarning, match="1 of 4 files are missing:\n.*3.png"):
+        path = write_report(tmp_path / "r.html", paths, [0, 0, 0, -1], positions=places)
     page = read_page(path.read_text())
     said = [item.text for item in page.one("section", id="findings").all("li")]
     assert said == [
@@ -130,6 +131,21 @@ def test_files_that_cannot_be_read_are_told(tmp_path):
         page.one("section", id="c-1").one("span", class_="missing").text == "no picture"
     )
     assert [row for _, row, *_ in data_of(page)["pictures"]] == [0, 1]
+
+
+def test_no_page_of_files_that_are_not_there(tmp_path):
+    path = tmp_path / "r.html"
+    with pytest.raises(FileNotFoundError, match="2 of 2 files are missing:\n.*no.png"):
+        write_report(path, ["no.png", "n2.png"], [0, 1])
+    assert not path.exists()
+
+
+def test_whole_floats_are_labels_and_swapped_arguments_are_told(tmp_path):
+    path = tmp_path / "r.html"
+    first = write_report(path, X, [0.0, 0, 1, 1, 1, -1]).read_text()
+    assert write_report(path, X, LABELS).read_text() == first
+    with pytest.raises(TypeError, match="path is of type ndarray, .* are swapped"):
+        write_report(X, str(path), LABELS)
 
 
 # -- of estimators

@@ -16,7 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skdeepcluster import DigPro, SelectiveClusterer
+from skdeepcluster import ConsensusClusterer, DigPro, SelectiveClusterer
+from skdeepcluster.model_selection import NClustersSearch
 
 CONFIDENCE = np.array([0.9, 0.6, np.nan, 0.75, 0.6, 1.0, 0.55])
 X, Y = make_blobs(100, centers=3, cluster_std=2.5, random_state=0)
@@ -127,3 +128,11 @@ def test_errors():
         SelectiveClusterer(Given(), coverage=-0.1).fit(CONFIDENCE)
     with pytest.raises(ValueError, match="'estimator' parameter"):
         SelectiveClusterer(KMeans(2)).fit(X)
+
+
+@pytest.mark.parametrize(
+    "outer", [SelectiveClusterer, ConsensusClusterer, NClustersSearch]
+)
+def test_a_class_is_no_clusterer(outer):
+    with pytest.raises(TypeError, match=r"GaussianMixture is a class; .* Pass Gaus"):
+        outer(GaussianMixture).fit([[0.0], [1.0], [2.0]])

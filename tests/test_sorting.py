@@ -205,7 +205,7 @@ def test_many_files_of_one_name_are_numbered_at_once():
         (np.array([1, 0, -1], np.int8), ["a b", "Ö"], ["Ö", "a b", "rejected"]),
         (
             [0, 1, -1],
-            {-1: "unsure", np.int64(1): "👩‍🚀", 5: "x"},
+            {-1: "unsure", np.int64(1): "👩‍🚀"},
             ["00", "👩‍🚀", "unsure"],
         ),
     ],
@@ -288,3 +288,12 @@ def test_the_journal_can_be_read_by_others(photos, tmp_path):
     )
     assert (head["how"], head["levels"], folder) == ("move", 1, {"folder": "00"})
     assert file == {"from": photos[0], "to": ["00", "0.jpg"], "bytes": 7}
+
+
+def test_names_of_no_cluster_and_images_without_files(photos, tmp_path):
+    dest = tmp_path / "sorted"
+    with pytest.raises(ValueError, match="a name for the cluster 7, which no label"):
+        sort_into_folders(photos, LABELS, dest, names={7: "x"})
+    with pytest.raises(TypeError, match="images in an array have no files"):
+        sort_into_folders(np.zeros((6, 8, 8)), LABELS, dest)
+    assert not dest.exists()

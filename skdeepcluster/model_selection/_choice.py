@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ._evidence import NO_CLUSTERS
+
 # chosen on MNIST, Fashion-MNIST, Imagenette, CIFAR-10 (train), COIL-20 and drawn
 # Gaussians: see examples/benchmarks/n_clusters.py
 STABLE = 0.75  # share of the highest stability that a number needs
@@ -42,16 +44,37 @@ def choose(results) -> Choice:
     """
     numbers = results["n_clusters"]
     stability, silhouette = results["stability"], results["silhouette"]
+    if (silhouette == NO_CLUSTERS).all():
+        first = int(numbers[0])
+        return Choice(
+            0,
+            [first],
+            "low",
+            "No number of clusters separates the samples: no clustering has two "
+            f"clusters whose silhouette could be measured, and {first} is only the "
+            "first number that was tried. Check whether all samples are equal.",
+        )
     most = stability.max()
     stable = stable_ones(stability)
     ranked = np.flatnonzero(stable)[np.argsort(-silhouette[stable], kind="stable")]
     highest = silhouette[ranked[0]]
     # the smallest of what is tied: splitting a cluster in two often costs nothing
-    best = int(min(i for i in ranked if silhouette[i] >= _share(highest, TIED)))
+    tied = [int(i) for i in ranked if silhouette[i] >= _share(highest, TIED)]
+    best = min(tied)
     near = _share(highest, CLOSE)
     close = [best, *(int(i) for i in ranked if silhouette[i] >= near and i != best)]
-    at_end = best == len(numbers) - 1 or (best == 0 and numbers[0] > 2)
-    confidence, remark = _judge(best, close, stability[best], at_end, numbers)
+    confidence, remark = _judge(best, close, stability[best], numbers)
+    # what is tied with the last number may be beaten, too, by what lies beyond it
+    ends = [i for i in tied if i == len(numbers) - 1]
+    ends += [0] if best == 0 and numbers[0] > 2 else []
+    if ends and len(numbers) > 1:
+        is_end = "are the ends" if len(ends) > 1 else "is an end"
+        hint = (
+            f"{_listed(numbers[sorted(ends)])} {is_end} of the numbers that were "
+            "tried: pass numbers beyond."
+        )
+        remark = hint if confidence != "low" else f"{remark} {hint}"
+        confidence = "low"
     left_out = np.flatnonzero(~stable & (silhouette > highest))
     among = "all" if stable.all() else "those that are about as stable as any"
     if best == ranked[0]:
@@ -86,7 +109,7 @@ def _share(most, share):
     return most - (1 - share) * abs(most)
 
 
-def _judge(best, close, stability, at_end, numbers):
+def _judge(best, close, stability, numbers):
     """Confidence in the choice, and a sentence about it."""
     others = numbers[sorted(set(close) - {best})]
     if len(numbers) == 1:
@@ -95,10 +118,6 @@ def _judge(best, close, stability, at_end, numbers):
         return "low", (
             "That is little agreement: there may be other numbers of clusters that "
             "are as good, or no clusters at all."
-        )
-    if at_end:
-        return "low", (
-            "That is an end of the numbers that were tried: pass numbers beyond it."
         )
     if len(others) == 0 and stability >= SURE:
         return "high", "No other number comes near."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -157,10 +158,11 @@ class MergeTree:
             If there are not so many clusters.
         """
         n_leaves = len(self.sizes_)
-        if not 1 <= n_clusters <= n_leaves:
+        whole = isinstance(n_clusters, Integral)
+        if not whole or not 1 <= n_clusters <= n_leaves:
             raise ValueError(
-                f"n_clusters={n_clusters!r} should be from 1 to {n_leaves}, the number "
-                "of clusters that were merged."
+                f"n_clusters={n_clusters!r} should be a whole number from 1 to "
+                f"{n_leaves}, the number of clusters that were merged."
             )
         member = np.arange(n_leaves)
         for step, row in enumerate(self.linkage_[: n_leaves - n_clusters]):

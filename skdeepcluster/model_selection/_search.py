@@ -89,7 +89,8 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
         The number that was chosen. The estimator may leave some of them empty.
     confidence_ : {"high", "medium", "low"}
         How sure the choice is: "high" if it is stable and no other number comes near,
-        "medium" if only the next numbers do, "low" otherwise.
+        "medium" if only the next numbers do, "low" otherwise, and if the last number
+        that was tried is within one per cent of the highest silhouette.
     reason_ : str
         Sentences that say why.
     candidates_ : list of int

@@ -120,9 +120,15 @@ class ConfusionDisplay:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If the labels are empty, of unequal length, or not one-dimensional.
+            If the labels are empty, of unequal length, or not one-dimensional, or
+            ``names`` are not two.
         """
         pyplot(f"{cls.__name__}.from_labels")
+        if isinstance(names, str) or len(names) != 2:
+            raise ValueError(
+                f"names={names!r} should be two: of the rows and of the columns. Pass "
+                'for example ("class", "cluster").'
+            )
         a, b = _check_labels(labels_a, "labels_a"), _check_labels(labels_b, "labels_b")
         table = _contingency(a, b)
         rows, columns = in_matched_order(table)

@@ -159,9 +159,16 @@ class NClustersDisplay:
             If matplotlib is not installed.
         NotFittedError
             If the search is not fitted.
+        TypeError
+            If it is no search.
         """
         pyplot(f"{cls.__name__}.from_search")
         check_is_fitted(search)
+        if not hasattr(search, "results_"):
+            raise TypeError(
+                f"{type(search).__name__} is no search for the number of clusters. "
+                "Pass what select_n_clusters returns, or call from_estimator."
+            )
         estimator = search.estimator
         last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
         return cls(

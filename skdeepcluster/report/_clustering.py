@@ -83,7 +83,8 @@ def checked(pictures, labels, n_clusters, confidence, embedding, positions, name
     if n == 0:
         raise ValueError("X is empty (n_samples = 0). Pass one image at least.")
     labels = _array(labels, "labels", n, 1)
-    if labels.dtype.kind not in "iu":
+    whole = labels.dtype.kind == "f" and bool(np.all(labels % 1 == 0))
+    if labels.dtype.kind not in "iu" and not whole:
         raise ValueError(
             f"labels are of dtype {labels.dtype}; whole numbers from -1 on were "
             "expected. Pass what fit_predict returned, or number your own labels by "

@@ -13,9 +13,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._input.arrays import as_array
 from .._input.layouts import is_vector
-from .._input.paths import PATHS, are_pictures, listed, path_of
+from .._input.paths import PATHS, are_pictures, listed, named_lines, path_of
 from .._storage.container import replacing
 from .._storage.folder import make_folder
+from .._warnings import warn
 from ..plots._style import last_step
 from ..plots._tiles import to_panels
 from ._clustering import checked, readable
@@ -102,11 +103,13 @@ def write_report(
 
     Raises
     ------
+    TypeError
+        If ``path`` and ``X`` are swapped.
     ValueError
         If lengths, shapes or values do not fit, if X holds vectors, or ``max_bytes``
         is too little.
     OSError
-        If the page cannot be written.
+        If the page cannot be written, or none of the files of X exists.
 
     See Also
     --------
@@ -129,6 +132,11 @@ def write_report(
     >>> write_report("report.html", images, [0, 0, 1, 1, 1, -1])  # doctest: +SKIP
     PosixPath('report.html')
     """
+    if isinstance(X, PATHS) and not isinstance(path, PATHS):
+        raise TypeError(
+            f"path is of type {type(path).__name__}, and X is a path: these are "
+            "swapped. Pass the page first: write_report(path, X, labels)."
+        )
     target = _target(path)
     for name, value in (("n_examples", n_examples), ("max_bytes", max_bytes)):
         if value < 1:
@@ -136,6 +144,7 @@ def write_report(
     if isinstance(warnings, str):
         warnings = [warnings]
     pictures = Pictures(X)
+    _tell_missing(pictures)
     clustering = checked(
         pictures, labels, n_clusters, confidence, embedding, positions, names
     )
@@ -248,6 +257,22 @@ def write_report_of(
         found["warnings"] = [_left_out([path_of(X[row]) for row in lost])]
     found |= options
     return write_report(target, images, found.pop("labels"), **found)
+
+
+def _tell_missing(pictures):
+    """Refuse files none of which is there, and warn of some."""
+    if not (pictures.files and len(pictures)):
+        return
+    paths = [path_of(path) for path in pictures.data]
+    missing = [(path, "does not exist") for path in paths if not os.path.exists(path)]
+    if not missing:
+        return
+    said = f"{len(missing)} of {len(paths)} files are missing:{named_lines(missing)}"
+    if len(missing) == len(paths):
+        raise FileNotFoundError(
+            f"{said}\nPass paths that are right from the current folder."
+        )
+    warn(f"{said}\nThe page shows no pictures of them.")
 
 
 def _complete(features):

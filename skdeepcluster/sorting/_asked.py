@@ -18,7 +18,11 @@ def files_of(paths) -> list[str]:
         )
     items = listed(paths)
     if not isinstance(items, list | tuple):
-        raise TypeError(f"paths is of type {type(paths).__name__}. Pass a list.")
+        raise TypeError(
+            f"paths is of type {type(paths).__name__}, not a list of files: "
+            "images in an array have no files that could be sorted. Pass the paths of "
+            "the files that they were read from."
+        )
     for i, item in enumerate(items):
         if not isinstance(item, PATHS):
             raise TypeError(

@@ -46,8 +46,10 @@ def folder_names(
     clusters = np.unique(labels).tolist()
     width = max(2, len(str(clusters[-1])))  # so that they list in order
     given: dict = {}
+    unknown: list = []
     if isinstance(names, Mapping):
         given = dict(names)
+        unknown = [k for k in given if k not in (*clusters, -1)]
     elif isinstance(names, str):
         raise TypeError(f"names={names!r} is one name; one for each cluster is needed.")
     elif names is not None:
@@ -60,6 +62,11 @@ def folder_names(
             )
     for cluster, name in given.items():
         _check_name(cluster, name)
+    if unknown:
+        raise ValueError(
+            f"names has a name for the cluster {unknown[0]!r}, which no label has. "
+            f"The clusters are {clusters[0]} to {clusters[-1]}."
+        )
     folders = {}
     owners: dict[str, int] = {}
     for cluster in clusters:

@@ -83,7 +83,8 @@ def sort_into_folders(
         If files cannot be sorted, because they are missing, are folders, pipes or (for
         ``"move"``) links, or lie in their folder already: all are named, and nothing is
         done. If labels are not one integer from -1 on for each file, if a file has two
-        labels, or ``names`` cannot be names of folders. If ``dest`` holds an earlier
+        labels, or ``names`` cannot be names of folders, or name a cluster that no file
+        has. If ``dest`` holds an earlier
         sorting of these files into other folders, or in another way.
     OSError
         If a file cannot be copied, linked or moved: it stays as it was, the files
