@@ -134,5 +134,5 @@ def test_errors():
     "outer", [SelectiveClusterer, ConsensusClusterer, NClustersSearch]
 )
 def test_a_class_is_no_clusterer(outer):
-    with pytest.raises(TypeError, match=r"GaussianMixture is a class; .* Pass Gaussian"):
+    with pytest.raises(TypeError, match=r"is a class; .* Pass Gaussian"):
         outer(GaussianMixture).fit([[0.0], [1.0], [2.0]])
