@@ -7,16 +7,16 @@ from dataclasses import field
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from sklearn.base import ClusterMixin, MetaEstimatorMixin, _fit_context, clone
+from sklearn.base import _fit_context, clone
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing, check_random_state, get_tags, indexable
+from sklearn.utils import _safe_indexing, check_random_state, indexable
 from sklearn.utils._param_validation import HasMethods
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from .._engine.randomness import make_seed
 from .._input.paths import listed
-from .._parameters import AtLeastTwo, Auto, Count, Declared, RandomState
+from .._meta import MetaClusterer, can
+from .._parameters import AtLeastTwo, Auto, Count, RandomState
 from ..metrics._spaces import comparable_embedding
 from ._asked import asked_numbers, learns, parts_of
 from ._choice import choose
@@ -28,17 +28,7 @@ Numbers = Annotated[
 ]
 
 
-def _can(name):
-    """Whether the clusterer within, chosen or not, has a method."""
-
-    def check(self):
-        getattr(getattr(self, "best_estimator_", self.estimator), name)
-        return True
-
-    return available_if(check)
-
-
-class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
+class NClustersSearch(MetaClusterer):
     """Clusterer that chooses its number of clusters, without labels.
 
     Each number is tried on all samples and on halves of them, and judged by evidence
@@ -216,6 +206,10 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
         whole.steps = [*before, (whole.steps[-1][0], chosen)]
         return whole
 
+    @property
+    def estimator_(self):
+        return self.best_estimator_
+
     def predict(self, X):
         """Assign samples to clusters, as the best estimator does.
 
@@ -223,7 +217,6 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
         ----------
         X : array-like or list of paths
             Whatever the estimator takes.
-
 
         Returns
         -------
@@ -237,7 +230,7 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
         check_is_fitted(self)
         return self.best_estimator_.predict(X)
 
-    @_can("predict_proba")
+    @can("predict_proba")
     def predict_proba(self, X):
         """Give the probability of each cluster; the estimator needs to give them.
 
@@ -245,7 +238,6 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
         ----------
         X : array-like or list of paths
             Whatever the estimator takes.
-
 
         Returns
         -------
@@ -258,108 +250,6 @@ class NClustersSearch(MetaEstimatorMixin, ClusterMixin, Declared):
         """
         check_is_fitted(self)
         return self.best_estimator_.predict_proba(X)
-
-    @_can("transform")
-    def transform(self, X):
-        """Embed samples, as the best estimator does; it needs a ``transform``.
-
-        Parameters
-        ----------
-        X : array-like or list of paths
-            Whatever the estimator takes.
-
-
-        Returns
-        -------
-        embedding : ndarray of shape (n, d)
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        """
-        check_is_fitted(self)
-        return self.best_estimator_.transform(X)
-
-    @_can("transform")
-    def fit_transform(self, X, y=None):
-        """Fit, and embed the samples; the estimator needs a ``transform``.
-
-        Parameters
-        ----------
-        X : array-like or list of paths
-            Whatever the estimator takes.
-        y : ignored by clusterers
-            Handed on to the estimator.
-
-        Returns
-        -------
-        embedding : ndarray of shape (n, d)
-        """
-        return self.fit(X, y).transform(X)
-
-    @_can("score")
-    def score(self, X, y=None):
-        """Score the best estimator by its own ``score``.
-
-        Parameters
-        ----------
-        X : array-like or list of paths
-            Whatever the estimator takes.
-        y : array-like, default=None
-            Handed on to the estimator.
-
-
-        Returns
-        -------
-        score : float
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        """
-        check_is_fitted(self)
-        return self.best_estimator_.score(X, y)
-
-    @_can("get_feature_names_out")
-    def get_feature_names_out(self, input_features=None):
-        """Name the columns of :meth:`transform`, as the best estimator does.
-
-        Parameters
-        ----------
-        input_features : array-like of str or None, default=None
-
-
-        Returns
-        -------
-        names : ndarray of str objects
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        """
-        check_is_fitted(self)
-        return self.best_estimator_.get_feature_names_out(input_features)
-
-    @property
-    def n_features_in_(self):
-        check_is_fitted(self)
-        return self.best_estimator_.n_features_in_
-
-    @property
-    def feature_names_in_(self):
-        check_is_fitted(self)
-        return self.best_estimator_.feature_names_in_
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        inner = get_tags(self.estimator)
-        tags.input_tags = inner.input_tags
-        tags.transformer_tags = inner.transformer_tags
-        tags.non_deterministic = inner.non_deterministic
-        return tags
 
 
 def select_n_clusters(
