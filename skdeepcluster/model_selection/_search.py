@@ -94,7 +94,7 @@ class NClustersSearch(MetaClusterer):
         ``balance``, as of :func:`~skdeepcluster.metrics.cluster_balance`.
     space_ : ndarray of shape (n_read, d), d at most 16
         Where silhouettes and neighbours were measured.
-    best_estimator_ : object
+    best_estimator_, estimator_ : object
         The estimator, fitted to all samples with the number that was chosen.
     labels_ : ndarray of shape (n,), int64
         Cluster of each sample; -1 for image files that were left out.
@@ -194,7 +194,7 @@ class NClustersSearch(MetaClusterer):
         self.confidence_, self.reason_ = choice.confidence, choice.reason
         chosen = models[k] if k in models else fit_to(last, parameter, k, Z, y)
         self.labels_ = labels_of(chosen, Z)
-        self.best_estimator_ = self._whole(front, chosen)
+        self.estimator_ = self.best_estimator_ = self._whole(front, chosen)
         return self
 
     def _whole(self, front, chosen):
@@ -205,10 +205,6 @@ class NClustersSearch(MetaClusterer):
         before = front.steps if front is not None else []
         whole.steps = [*before, (whole.steps[-1][0], chosen)]
         return whole
-
-    @property
-    def estimator_(self):
-        return self.best_estimator_
 
     def predict(self, X):
         """Assign samples to clusters, as the best estimator does.
