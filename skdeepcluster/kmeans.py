@@ -63,6 +63,23 @@ def spherical_kmeans(
     return centers[best].clone(), labels[best].clone()
 
 
+def nearest_centers(features: Tensor, centers: Tensor) -> Tensor:
+    """Find the nearest centre of each row by cosine similarity.
+
+    Parameters
+    ----------
+    features : tensor of shape (n, d)
+        Unit rows.
+    centers : tensor of shape (k, d)
+        Unit rows.
+
+    Returns
+    -------
+    labels : int64 tensor of shape (n,)
+    """
+    return _assign(features, centers[None])[0][0]
+
+
 def _plus_plus(features: Tensor, n_clusters: int, n_init: int) -> Tensor:
     """k-means++ draws (Arthur and Vassilvitskii, 2007), shape (n_init, k, d)."""
     n = len(features)

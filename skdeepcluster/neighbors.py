@@ -73,13 +73,33 @@ def normalized_association(labels: Tensor, neighbors: Tensor) -> float:
     ----------
     Shi and Malik, *Normalized Cuts and Image Segmentation*, 2000.
     """
-    n_clusters = int(labels.max()) + 1
+    counts = links_between(labels, neighbors, int(labels.max()) + 1)
+    degrees = counts.sum(1)
+    used = degrees > 0
+    return (counts.diagonal()[used] / degrees[used]).mean().item()
+
+
+def links_between(labels: Tensor, neighbors: Tensor, n_clusters: int) -> Tensor:
+    """Count the links between clusters; each neighbour is a link in both directions.
+
+    Parameters
+    ----------
+    labels : int64 tensor of shape (n,)
+    neighbors : int64 tensor of shape (n, k)
+        Rows near each row.
+    n_clusters : int
+        Above all labels.
+
+    Returns
+    -------
+    links : tensor of shape (n_clusters, n_clusters), float64
+        Symmetric. What a cluster has within itself counts twice, so that its row adds
+        up to the degrees of its members.
+    """
     pairs = labels.unsqueeze(1) * n_clusters + labels[neighbors]
     counts = torch.bincount(pairs.flatten(), minlength=n_clusters**2)
     counts = counts.view(n_clusters, n_clusters).double()
-    degrees = counts.sum(0) + counts.sum(1)
-    used = degrees > 0
-    return (2 * counts.diagonal()[used] / degrees[used]).mean().item()
+    return counts + counts.T
 
 
 def _exact(rows, n_neighbors):

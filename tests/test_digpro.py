@@ -197,7 +197,7 @@ def test_refresh_starts_from_the_last_centres():
         return rows[:n_clusters].clone(), torch.arange(N) % n_clusters
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skdeepcluster.digpro.spherical_kmeans", spy)
+        patch.setattr("skdeepcluster.digpro.module.spherical_kmeans", spy)
         module.refresh(lambda: features)
         module.refresh(lambda: features)
         module.finish(lambda: features)

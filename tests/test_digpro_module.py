@@ -14,7 +14,7 @@ from small_digpro import (
 from test_oracles_digpro import TAU_G, TAU_P, slow_group_loss, slow_prototype_loss, unit
 
 from skdeepcluster._engine.protocol import Batch
-from skdeepcluster.digpro import group_loss, prototype_loss, view_alignment_loss
+from skdeepcluster.digpro.objective import group_loss, prototype_loss, view_alignment_loss
 from skdeepcluster.losses import nt_xent
 
 
@@ -153,7 +153,7 @@ def test_second_pair_starts_from_the_groups_that_the_first_one_moved():
 
     before = module.groups.clone()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skdeepcluster.digpro.group_loss", spy)
+        patch.setattr("skdeepcluster.digpro.module.group_loss", spy)
         step(module, batch)
     (first, moved), (second, last) = seen
     assert torch.equal(first, before)

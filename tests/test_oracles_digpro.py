@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from skdeepcluster.digpro import (
+from skdeepcluster.digpro.objective import (
     ABSENT,
     group_loss,
     prototype_loss,

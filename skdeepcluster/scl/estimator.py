@@ -9,6 +9,7 @@ from sklearn.utils._param_validation import Interval
 
 from .._estimator import DeepClusterer
 from .._parameters import AtLeastTwo, Auto, Count, NonNegative, Positive, Share
+from ..communities import resolve_init
 from .module import SCLModule
 
 AUTO_NEGATIVES = 1024  # slots a step contrasts against: bounds its time
@@ -61,8 +62,11 @@ class SCL(DeepClusterer):
         Random images of the memory that a step contrasts against. ``"auto"`` is 1024,
         or all of fewer images; None is all.
     init
-        First clusters after the warm-up: ``"kmeans"``, a spherical k-means of the
-        embeddings, which the head is fitted to, or ``"random"``.
+        How the clusters begin when the warm-up ends: ``"graph"``, small clusters that
+        are merged where many nearest neighbours join them, so that clusters may be of
+        any shape and size; ``"kmeans"``, a spherical k-means; or ``"random"``. The head
+        is fitted to the first two. ``"auto"`` is ``"graph"`` for images and
+        ``"kmeans"`` for vectors, whose classes are round more often.
     warmup
         Share of the training without clusters, in whole epochs: instance
         discrimination.
@@ -124,7 +128,7 @@ class SCL(DeepClusterer):
     view_weight: NonNegative = 1.0
     memory_momentum: Annotated[float, Interval(Real, 0, 1, closed="left")] = 0.5
     n_negatives: Count | Auto | None = "auto"
-    init: Literal["kmeans", "random"] = "kmeans"
+    init: Literal["graph", "kmeans", "random"] | Auto = "auto"
     warmup: Share = 0.3
     assign: Literal["boundary", "similarity", "consensus"] = "consensus"
     n_init: Count = 5
@@ -134,6 +138,7 @@ class SCL(DeepClusterer):
 
     def _resolve(self, data):
         super()._resolve(data)
+        self.init = resolve_init(self.init, data.image_shape)
         if self.n_negatives == "auto":
             self.n_negatives = AUTO_NEGATIVES
         if self.n_negatives is not None and self.n_negatives >= data.n_samples:

@@ -12,6 +12,7 @@ from .._engine.protocol import ClusterModule
 from .._engine.randomness import generator
 from .._engine.schedules import WarmupCosine
 from ..backbones import make_encoder
+from ..communities import neighbor_communities
 from ..distances import feature_spread
 from ..heads import projection_head
 from ..kmeans import spherical_kmeans
@@ -220,9 +221,10 @@ class SCLModule(ClusterModule):
 
     def begin_clusters(self, embed):
         """End the warm-up: first labels, and a head that agrees with them."""
-        if self.p.init == "kmeans":
+        if self.p.init != "random":
             self.memory = embed()
-            self.centers, self.labels = spherical_kmeans(
+            begin = {"graph": neighbor_communities, "kmeans": spherical_kmeans}
+            self.centers, self.labels = begin[self.p.init](
                 self.memory, self.p.n_clusters, n_init=self.p.n_init
             )
             self.fit_head(embed(self.features))

@@ -1,0 +1,121 @@
+"""Clusters of any shape: communities in the graph of nearest neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ._engine.randomness import generator
+from ._input.layouts import is_vector
+from .kmeans import nearest_centers, spherical_kmeans
+from .neighbors import links_between, nearest_neighbors
+
+SMALL_CLUSTERS = 10  # for each cluster that is asked for
+SMALLEST = 10  # rows of a small cluster, on average
+N_NEIGHBORS = 15
+MAX_ROWS = 10_000  # in the graph: bounds the time, which grows with the square
+
+
+def resolve_init(init: str, image_shape: tuple[int, int, int]) -> str:
+    """Replace ``"auto"``: ``"graph"`` for images, ``"kmeans"`` for vectors.
+
+    Parameters
+    ----------
+    init : str
+    image_shape : tuple (C, H, W)
+
+    Returns
+    -------
+    init : str
+    """
+    if init != "auto":
+        return init
+    return "kmeans" if is_vector(image_shape) else "graph"
+
+
+def neighbor_communities(
+    features: Tensor, n_clusters: int, *, n_init: int
+) -> tuple[Tensor, Tensor]:
+    """Cluster unit vectors by what is connected, not by what is near a centre.
+
+    A spherical k-means with ten times as many centres finds small clusters, and those
+    that neighbours join are merged. k-means itself would cut a large or long cluster
+    into several, and give two small ones a common centre: instance discrimination
+    spreads the images evenly, so that a large class fills a large part of the sphere.
+
+    Parameters
+    ----------
+    features : tensor of shape (n, d), float32
+        Unit rows, on any device.
+    n_clusters : int
+        At most n.
+    n_init : int
+        Starts of the k-means, by torch's generator of the device; the best one counts.
+
+    Returns
+    -------
+    centers : tensor of shape (n_clusters, d)
+        Unit means of the clusters. Rows of a cluster need not be nearest to its own.
+    labels : int64 tensor of shape (n,)
+
+    Notes
+    -----
+    Of more than 10 000 rows, as many are drawn for k-means and graph; each other row
+    joins the small cluster with the nearest centre.
+    """
+    drawn = features
+    if len(features) > MAX_ROWS:
+        own = generator(features.device)
+        order = torch.randperm(len(features), device=features.device, generator=own)
+        drawn = features[order[:MAX_ROWS]]
+    n_small = max(n_clusters, min(SMALL_CLUSTERS * n_clusters, len(drawn) // SMALLEST))
+    centers, small = spherical_kmeans(drawn, n_small, n_init=n_init)
+    if n_small == n_clusters:
+        return centers, nearest_centers(features, centers)
+    n_neighbors = min(N_NEIGHBORS, len(drawn) // (2 * n_clusters))
+    neighbors = nearest_neighbors(drawn, n_neighbors).to(small.device)
+    merged = merge_by_modularity(links_between(small, neighbors, n_small), n_clusters)
+    merged = merged.to(small.device)
+    labels = merged[nearest_centers(features, centers)]
+    members = F.one_hot(labels, n_clusters).to(features.dtype)
+    return F.normalize(members.T @ features, dim=1), labels
+
+
+def merge_by_modularity(links: Tensor, n_clusters: int) -> Tensor:
+    """Merge clusters, those first whose union adds most to the modularity.
+
+    The modularity of a clustering is the share of the links within its clusters, less
+    the share that would be there if rows of these degrees were linked at random.
+
+    Parameters
+    ----------
+    links : tensor of shape (n_small, n_small), float64
+        Of the small clusters, as :func:`links_between` counts them.
+    n_clusters : int
+        How many are left.
+
+    Returns
+    -------
+    merged : int64 tensor of shape (n_small,)
+        Cluster of each small one, below ``n_clusters``; on the CPU.
+
+    References
+    ----------
+    Newman, *Fast algorithm for detecting community structure in networks*, 2004.
+    """
+    shares = (links / links.sum()).cpu().numpy()
+    merged = np.arange(len(shares))
+    for _ in range(len(shares) - n_clusters):
+        degrees = shares.sum(1)
+        gain = shares - np.outer(degrees, degrees)
+        gone = merged != np.arange(len(shares))
+        gain[gone], gain[:, gone] = -np.inf, -np.inf
+        np.fill_diagonal(gain, -np.inf)
+        kept, joined = sorted(np.unravel_index(gain.argmax(), gain.shape))
+        shares[kept] += shares[joined]
+        shares[:, kept] += shares[:, joined]
+        shares[joined] = shares[:, joined] = 0
+        merged[merged == joined] = kept
+    return torch.from_numpy(np.unique(merged, return_inverse=True)[1])
