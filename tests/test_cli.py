@@ -376,7 +376,7 @@ def test_the_number_of_clusters_is_looked_for(photos, tmp_path, capfd):
     sure = f"{search['n_clusters']}, chosen with {search['confidence']} confidence. "
     assert sure + search["reason"] in said and "are empty" not in err
     page = (out / "report.html").read_text()
-    assert f"<li>Number of clusters: {sure}" in page
+    assert f"<p>Number of clusters: {sure}" in page
     assert str(photos[0].parent) not in page  # it may be sent
     bad = [Path(row["path"]) for row in rows_of(out / "unreadable.csv")]
     names = ", ".join(path.relative_to(photos[0]).as_posix() for path in bad)

@@ -100,6 +100,7 @@ def test_agreement_of_three_runs_by_hand():
     )
     assert model.estimator_ is model.estimators_[0]
     assert model.predict(X[:8]).tolist() == runs[0]
+    np.testing.assert_allclose(model.predict_agreement(X[:8]), model.agreement_)
     np.testing.assert_allclose(model.predict_proba(X[:8])[2], [2 / 3, 1 / 3, 0])
 
 

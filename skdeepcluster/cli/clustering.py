@@ -15,11 +15,12 @@ import numpy as np
 from .._input.files import check_files
 from .._version import __version__
 from ..pretrained.kept import facts_of, rebuilt
+from ..report._how_many import HowMany
 from .arguments import METHODS
 from .images import Skipped, find_images, none_readable, tell_skipped
 from .learning import check_enough, encode, fit, make_encoder, make_model
 from .maps import make_map
-from .reports import how_many, write_run_report
+from .reports import write_run_report
 from .results import CSV, EMBEDDING, MODEL, PARQUET, REPORT, SKIPPED, Result
 from .shown import Console, as_command, counted, show
 from .tables import Table, as_text, import_polars, write_rows
@@ -280,7 +281,7 @@ def _summarize(table, result) -> None:
     for k, (size, mean) in enumerate(zip(sizes, means, strict=True)):
         show(f"cluster {k}: {counted(size, 'image')}, mean confidence {mean:.2f}")
     if result.run["search"] is not None:
-        show(how_many(result.run))
+        show(HowMany.of(result.run["search"]).sentence())
     show(str(result.folder / REPORT))
 
 

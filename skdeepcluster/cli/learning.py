@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import warnings
 from argparse import Namespace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from ..pretrained import ImageEncoder
+from ..report._how_many import HowMany
 from .arguments import METHODS, RANGE, SCRATCH_SIZE
 from .images import all_grey, none_readable
 from .shown import Console, counted
@@ -190,11 +192,4 @@ def _search(model, X, args, console):
             random_state=args.seed,
             verbose=not args.quiet,
         )
-    told = {
-        "n_clusters": search.n_clusters_,
-        "confidence": search.confidence_,
-        "reason": search.reason_,
-        "candidates": search.candidates_,
-        "results": {name: v.tolist() for name, v in search.results_.items()},
-    }
-    return search.best_estimator_, told
+    return search.best_estimator_, asdict(HowMany.of(search))
