@@ -396,7 +396,10 @@ class ConsensusClusterer(MetaClusterer):
             Before ``fit``.
         """
         labels = self.predict(X)
-        runs = [np.asarray(one.predict(X)) for one in self.estimators_]
+        runs = [
+            _known(np.asarray(one.predict(X)), len(match))
+            for one, match in zip(self.estimators_, self._matches, strict=True)
+        ]
         return agreement(runs, self._matches, labels)
 
 
@@ -416,4 +419,10 @@ def _votes(estimator, X, n_labels=None):
 
 
 def _one_hot(labels, n_labels):
+    labels = _known(labels, n_labels)
     return np.where((labels < 0)[:, None], np.nan, np.eye(n_labels)[labels])
+
+
+def _known(labels, n_labels):
+    """Take labels that a run gave to no sample of ``fit`` for none."""
+    return np.where(labels < n_labels, labels, -1)
