@@ -12,7 +12,14 @@ import numpy as np
 import polars as pl
 import pytest
 from estimators import ESTIMATORS
-from folders import KINDS, ODD, UNREADABLE, make_photos, make_undecodable
+from folders import (
+    KINDS,
+    ODD,
+    UNREADABLE,
+    make_photos,
+    make_undecodable,
+    plain,
+)
 
 import skdeepcluster
 from skdeepcluster import ImageEncoder
@@ -406,4 +413,4 @@ def _error(capfd):
     err = capfd.readouterr().err
     assert "Traceback" not in err
     (line,) = [x for x in err.splitlines() if x.startswith("skdeepcluster: error: ")]
-    return line
+    return plain(line)

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from .._input.paths import counted
 from ..pretrained import ImageEncoder
 from .arguments import METHODS, RANGE, SCRATCH_SIZE
 from .images import all_grey, none_readable
-from .shown import Console, counted
+from .shown import Console
 
 BATCH = 32  # images that a pretrained network takes at a time
 

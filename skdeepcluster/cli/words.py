@@ -1,0 +1,81 @@
+"""What the library says, in words of the command line: options for parameters."""
+
+from __future__ import annotations
+
+import re
+
+OPTIONS = {
+    "backbone": "--pretrained",
+    "batch_size": "--batch-size",
+    "cache": "--cache",
+    "dest": "DEST",
+    "device": "--device",
+    "image_shape": "--size",
+    "image_size": "--size",
+    "max_epochs": "--epochs",
+    "model": "--pretrained",
+    "n_clusters": "--n-clusters",
+    "random_state": "--seed",
+    "weights": "--weights",
+}
+PHRASES = (  # where another word for the parameter is not enough
+    (r"extensions='any'", "--any-ending"),
+    (r"Pass on_error='skip'", "Leave out --strict"),
+    (r"how='(copy|move|symlink)'", r"--\1"),
+    (r"how='hardlink'", "--link"),
+    (r"(call )?undo_sorting\((.*)\)", r"run skdeepcluster undo \2"),
+    (r"Undo it by undo_sorting", "Undo it by skdeepcluster undo"),
+    (r"which sort_into_folders writes", "which skdeepcluster sort writes"),
+    (r"call again", "run it again"),
+    (r"names= or another dest", "another DEST"),
+    (r"another dest\b", "another DEST"),
+    (r"n_clusters goes up to", "--range goes up to"),
+    (r"\bn_samples ?= ?1\b", "1 image"),
+    (r"\bn_samples ?= ?(\d+)", r"\1 images"),
+    (r"The '(\w+)' parameter of \w+ must", r"\1 must"),
+    (r"Pass another model, image_size, or X", "Pass another --pretrained or --size"),
+    (r"weights=None", "--weights none"),
+    (r"or None\.", "or leave it out."),
+)
+WORD = re.compile(
+    # what is quoted is of the user, as are addresses; options are right as they are
+    r"""(?P<kept> (?<![\w=])'(?:\\.|[^'\\\n])*' | (?<![\w=])"(?:\\.|[^"\\\n])*"
+                 | \S+://\S+ | --[\w-]+ )
+      | \b(?P<given>[a-z][a-z0-9_]*)=(?=\S)
+      | \b(?P<bare>"""
+    + "|".join(name for name in OPTIONS if "_" in name)
+    + r""")\b""",
+    re.VERBOSE,
+)
+
+
+def in_options(text: str) -> str:
+    """Name the options of the command line instead of the parameters of Python.
+
+    Parameters
+    ----------
+    text : str
+        Of an error or a warning of the library.
+
+    Returns
+    -------
+    text : str
+        What it quotes, such as names of files, stays as it is. Parameters that have no
+        option are said to be some of Python.
+    """
+    for pattern, words in PHRASES:
+        text = re.sub(pattern, words, text)
+    of_python: dict[str, None] = {}
+
+    def word(match: re.Match) -> str:
+        name = match["given"] or match["bare"]
+        if name is None:
+            return match[0]
+        if name not in OPTIONS:
+            of_python[name] = None
+        return OPTIONS.get(name, name) + (" " if match["given"] else "")
+
+    text = WORD.sub(word, text)
+    if of_python:
+        text += f"\n(No options, but parameters in Python: {', '.join(of_python)}.)"
+    return text
