@@ -82,7 +82,7 @@ def test_images_that_are_left_out_are_said(tmp_path):
     assert whys["d.jxl"].endswith(f"JPEG XL, {end}pip install pillow-jxl-plugin")
     assert whys["e.svg"] == f"is an image in .svg, {end}save it as PNG or JPEG"
     (tmp_path / "a.png").unlink()
-    match = r"None of the 5 images in .*\n.*b\.heic': is an image in HEIC, .*heif\n"
+    match = r"Not one of 5 images in .*\n.*b\.heic': is an image in HEIC, .*heif\n"
     with pytest.raises(ValueError, match=match):
         load_image_folder(tmp_path)
 
@@ -154,7 +154,7 @@ def test_images_that_cannot_be_read_are_skipped(damaged):
 def test_no_image_can_be_read(tmp_path):
     for i in range(12):
         (tmp_path / f"{i:02}.png").write_text("no image")
-    match = r"None of the 12 images in .* can be read:\n.*00\.png'(.*\n)*  and 2 more"
+    match = r"Not one of 12 images in .* can be read:\n.*00\.png'(.*\n)*  and 2 more"
     with pytest.raises(ValueError, match=match):
         load_image_folder(tmp_path, on_error="skip")
 

@@ -294,6 +294,7 @@ WHITE = {"transparent"}
 NOT_RED = {"modes", "sixteen_bits"}
 
 
+@pytest.mark.filterwarnings("ignore:.* whose names do not end as those of images")
 @pytest.mark.parametrize("name", KINDS)
 def test_a_folder_of_an_odd_kind(tmp_path, name):
     build, images, skipped, other = KINDS[name]

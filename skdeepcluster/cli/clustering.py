@@ -155,7 +155,7 @@ def cluster_images(args: Namespace, console: Console, result: Result) -> int:
     with console.stage("Images") as said:
         listing = find_images(args.folders, args.strict, args.any_ending)
         said.append(str(listing))
-    check_enough(args, len(listing.paths))
+    check_enough(args, listing.paths)
     learnt = _learn(args, console, listing.paths)
     if learnt.stop is not None:
         n_epochs = learnt.model.n_iter_

@@ -16,6 +16,7 @@ OPTIONS = {
     "model": "--pretrained",
     "n_clusters": "--n-clusters",
     "random_state": "--seed",
+    "shape": "shape",  # of an array: no parameter
     "weights": "--weights",
 }
 PHRASES = (  # where another word for the parameter is not enough

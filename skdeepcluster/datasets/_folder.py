@@ -20,6 +20,7 @@ from .._warnings import warn
 
 ANY = "any"
 NAMED = 5  # endings that a message names
+LONGEST = 16  # characters of an ending that it shows
 
 
 def load_image_folder(
@@ -222,9 +223,14 @@ def by_ending(counts: Counter[str]) -> str:
     text : str
     """
     named = counts.most_common(NAMED)
-    said = [f"{n} x {ending or 'no ending'}" for ending, n in named]
+    said = [f"{n} x {_shown(ending)}" for ending, n in named]
     rest = counts.total() - sum(n for _, n in named)
     return ", ".join([*said, f"{rest} x another"] if rest else said)
+
+
+def _shown(ending: str) -> str:
+    short = ending if len(ending) <= LONGEST else f"{ending[:LONGEST]}..."
+    return (short if short.isprintable() else repr(short)) or "no ending"
 
 
 def _warn_of_images(
@@ -249,7 +255,7 @@ def _warn_of_images(
 
 def _none_read(folder: Path, bad: list[tuple[str, str]]) -> str:
     return (
-        f"None of the {counted(len(bad), 'image')} in {str(folder)!r} can be read:"
+        f"Not one of {counted(len(bad), 'image')} in {str(folder)!r} can be read:"
         f"{named_lines(bad)}\nPass another folder."
     )
 
