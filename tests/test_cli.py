@@ -375,6 +375,7 @@ def test_the_number_of_clusters_is_looked_for(photos, tmp_path, capfd):
     argv = ["cluster", str(photos[0]), "-k", "auto", "--range", "2-5", "-o", str(out)]
     assert main([*argv, *QUICK]) == 0
     said, err = capfd.readouterr()
+    plain(err)
     run = json.loads((out / "run.json").read_text())
     search = run["search"]
     assert search["results"]["n_clusters"] == [2, 3, 4, 5]

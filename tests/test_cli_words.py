@@ -60,6 +60,11 @@ HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"
             "Pass another --pretrained or --size.",
         ),
         (
+            "X holds 5 values.\nScale X as those of '/photos/X or None. call again'",
+            "The input holds 5 values.\nScale the input as those of "
+            "'/photos/X or None. call again'",
+        ),
+        (
             "Lower lr=0.1, or train with precision='float32'.",
             "Lower lr 0.1, or train with precision 'float32'.\n"
             "(No options, but parameters in Python: lr, precision.)",

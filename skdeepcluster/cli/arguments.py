@@ -121,8 +121,7 @@ def _add_folders(parser) -> None:
     parser.add_argument(
         "--any-ending",
         action="store_true",
-        help="take images whatever their names end in, such as IMG_1234: files with "
-        "other endings are opened to find out",
+        help="take images whatever their names end in, such as IMG_1234",
     )
     parser.add_argument(
         "--strict",

@@ -38,15 +38,14 @@ PHRASES = (  # where another word for the parameter is not enough
     (r"weights=None", "--weights none"),
     (r"or None\.", "or leave it out."),
 )
-WORD = re.compile(
-    # what is quoted is of the user, as are addresses; options are right as they are
-    r"""(?P<kept> (?<![\w=])'(?:\\.|[^'\\\n])*' | (?<![\w=])"(?:\\.|[^"\\\n])*"
-                 | \S+://\S+ | --[\w-]+ )
-      | \b(?P<given>[a-z][a-z0-9_]*)=(?=\S)
-      | \b(?P<bare>"""
-    + "|".join(name for name in OPTIONS if "_" in name)
-    + r""")\b""",
-    re.VERBOSE,
+# what is quoted is of the user, as are addresses; options are right as they are
+KEPT = (
+    r"(?<![\w=])'(?:\\.|[^'\\\n])*'|(?<![\w=])\"(?:\\.|[^\"\\\n])*\"|\S+://\S+|--[\w-]+"
+)
+BARE = "|".join(name for name in OPTIONS if "_" in name)
+TOKEN = re.compile(
+    f"(?P<kept>{KEPT})|(?P<phrase>{'|'.join(pattern for pattern, _ in PHRASES)})"
+    rf"|\b(?P<given>[a-z][a-z0-9_]*)=(?=\S)|\b(?P<bare>{BARE})\b|\b(?P<input>X)\b(?!\[)"
 )
 
 
@@ -64,19 +63,28 @@ def in_options(text: str) -> str:
         What it quotes, such as names of files, stays as it is. Parameters that have no
         option are said to be some of Python.
     """
-    for pattern, words in PHRASES:
-        text = re.sub(pattern, words, text)
     of_python: dict[str, None] = {}
 
     def word(match: re.Match) -> str:
-        name = match["given"] or match["bare"]
-        if name is None:
+        if match["kept"]:
             return match[0]
+        if match["phrase"]:
+            return _of_phrase(match[0])
+        if match["input"]:
+            first = match.start() == 0 or text[match.start() - 2] in ".\n"
+            return "The input" if first else "the input"
+        name = match["given"] or match["bare"]
         if name not in OPTIONS:
             of_python[name] = None
         return OPTIONS.get(name, name) + (" " if match["given"] else "")
 
-    text = WORD.sub(word, text)
+    said = TOKEN.sub(word, text)
     if of_python:
-        text += f"\n(No options, but parameters in Python: {', '.join(of_python)}.)"
-    return text
+        said += f"\n(No options, but parameters in Python: {', '.join(of_python)}.)"
+    return said
+
+
+def _of_phrase(phrase: str) -> str:
+    matches = ((re.fullmatch(pattern, phrase), words) for pattern, words in PHRASES)
+    found = next(match.expand(words) for match, words in matches if match)
+    return re.sub(rf"\b(?:{BARE})\b", lambda match: OPTIONS[match[0]], found)
