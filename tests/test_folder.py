@@ -96,6 +96,16 @@ def test_another_ending_does_not_hide_what_an_image_needs(tmp_path, monkeypatch)
     assert "AVIF" in check_file(path)
 
 
+@pytest.mark.parametrize("extensions", [None, "any"])
+def test_the_preview_in_a_raw_file_is_no_image(tmp_path, extensions):
+    write(tmp_path, "a.png")
+    Image.new("L", (4, 4)).save(tmp_path / "b.NEF", format="TIFF")
+    with pytest.warns(UserWarning, match=r"does not read here, left out: 1 x \.nef"):
+        data = load_image_folder(tmp_path, extensions=extensions)
+    assert names(data, tmp_path) == ["a.png"]
+    assert data.skipped[0][1].endswith("not read here: save it as PNG or JPEG")
+
+
 def test_images_of_other_names(tmp_path):
     write(tmp_path, "b.png", "IMG_1", "a/c.dat", "d.JPG_")
     (tmp_path / "e.txt").write_text("P6 is no image, nor is BM")

@@ -98,10 +98,16 @@ def images_of_any_name():
     os.mkfifo("a/pipe")
 
 
-@listed("a", "a/x.png", images=["a/x.png"], skipped=["a/y.svg"], others={".svg": 1})
-def an_image_that_pillow_does_not_read():
+@listed(
+    *("a", "a/z.svg"),
+    images=["a/x.png", "a/z.svg"],
+    skipped=["a/y.svg"],
+    others={".svg": 2},
+)
+def images_that_pillow_does_not_read_and_one_of_them_named():
     put(HERE, "a/x.png")
     bits(HERE / "a/y.svg", b"<svg/>")
+    bits(HERE / "a/z.svg", b"<svg/>")
 
 
 @pytest.mark.parametrize("name", LISTED)

@@ -22,10 +22,10 @@ ENDINGS = {
     **dict.fromkeys((".avif", ".avifs"), "AVIF"),
     ".jxl": "JPEG XL",
 }
+# of cameras: Pillow takes some for TIFF, and reads a preview of few pixels
+RAW = set(".arw .cr2 .cr3 .dng .nef .orf .raf .rw2".split())
 # images as well, which some build of Pillow reads or none
-OTHERS = set(
-    ".arw .cr2 .cr3 .dng .jp2 .jpx .nef .orf .raf .rw2 .svg .webp".split()
-).union(ENDINGS)
+OTHERS = {".jp2", ".jpx", ".svg", ".webp", *RAW, *ENDINGS}
 
 
 def first_bytes(path: str | os.PathLike[str]) -> bytes:

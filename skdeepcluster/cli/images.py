@@ -93,6 +93,7 @@ def find_images(
         skipped |= dict(found.skipped)
         if asked.keys().isdisjoint(map(str, Path(place).parents)):  # else counted there
             others.update(found.other_files)
+    skipped = {path: reason for path, reason in skipped.items() if path not in paths}
     if strict:
         reasons = check_files(list(paths))
         bad = [(p, r) for p, r in zip(paths, reasons, strict=True) if r is not None]

@@ -14,7 +14,7 @@ from sklearn.utils import Bunch
 
 from .._input.decoding import is_image, readable_formats
 from .._input.files import check_files, in_threads
-from .._input.formats import why_not_read
+from .._input.formats import RAW, why_not_read
 from .._input.paths import counted, named_lines
 from .._warnings import warn
 
@@ -199,7 +199,7 @@ def _endings(extensions: str | Sequence[str]) -> tuple[str, ...]:
 
 def _images_among(files: list[Path]) -> tuple[list[Path], list[tuple[str, str]]]:
     """Find images that Pillow reads, and others with what they need."""
-    are = in_threads(is_image, files)
+    are = in_threads(lambda f: f.suffix.lower() not in RAW and is_image(f), files)
     images = [file for file, yes in zip(files, are, strict=True) if yes]
     rest = [file for file, yes in zip(files, are, strict=True) if not yes]
     needs = [(str(file), why_not_read(file)) for file in rest]
