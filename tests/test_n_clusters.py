@@ -253,7 +253,7 @@ def test_lines_are_written_where_they_are_wanted(capsys):
     assert capsys.readouterr().err == ""
     NClustersSearch(KMEANS, [3, 4], n_splits=1, random_state=0, verbose=True).fit(X)
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and lines[1].startswith("n_clusters=4: stability 1.00")
+    assert len(lines) == 2 and lines[1].startswith("4 clusters: stability 1.00")
 
 
 class NoPredict(ClusterMixin, BaseEstimator):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import numpy as np
 
 from .tables import Table
+
+# a path in quotes, and its last part
+ELSEWHERE = re.compile(r"(?<!\w)(['\"])/(?:(?!\1).)*?([^/'\"\n]+)\1")
 
 
 def write_run_report(
@@ -57,5 +61,6 @@ def _sentences(run: dict[str, Any]) -> list[str]:
             text = text.replace(os.path.join(folder, ""), "")
             if prefix != os.path.join(os.sep, ""):
                 text = text.replace(prefix, "")
+        text = ELSEWHERE.sub(r"\1\2\1", text)
         said.append(" ".join(text.split()))
     return said

@@ -154,7 +154,7 @@ def by_refits(clusterer, parameter, X, y, numbers, search, seed):
         if search.verbose:
             values = ("stability", "silhouette", "generalization", "smallest")
             told = ", ".join(f"{name} {rows[-1][name]:.2f}" for name in values)
-            say(f"n_clusters={k}: {told}")
+            say(f"{k} clusters: {told}")
     results = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return Found(results, space, fitted)
 

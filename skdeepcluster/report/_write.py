@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._input.arrays import as_array
 from .._input.layouts import is_vector
-from .._input.paths import PATHS, are_pictures, listed, named_lines, path_of
+from .._input.paths import PATHS, are_pictures, counted, listed, named_lines, path_of
 from .._storage.container import replacing
 from .._storage.folder import make_folder
 from .._warnings import warn
@@ -296,7 +296,9 @@ def _tell_missing(pictures):
     missing = [(path, "does not exist") for path in paths if not os.path.exists(path)]
     if not missing:
         return
-    said = f"{len(missing)} of {len(paths)} files are missing:{named_lines(missing)}"
+    of = f"{len(missing)} of {counted(len(paths), 'file')}"
+    verb = "is" if len(missing) == 1 else "are"
+    said = f"{of} {verb} missing:{named_lines(missing)}"
     if len(missing) == len(paths):
         raise FileNotFoundError(
             f"{said}\nPass paths that are right from the current folder."
