@@ -10,9 +10,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 gc.disable()  # until all is imported: it would walk a million objects again and again
 
-import numpy as np
-import pytest
-import torch
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 collect_ignore = ["typing"]  # read by the type checker, not run
 PACKS = Path(__file__).parents[2] / "shared" / "data"
