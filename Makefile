@@ -23,7 +23,7 @@ types:  ## the public face; then names alone, in all code: self.p.typo is an err
 test:  ## the tests of the README
 	python -m pytest
 
-acceptance:  ## clusters in real images, the memory of large data, the snippets
+acceptance:  ## clusters in real images, memory of large data, snippets, a browser
 	python -m pytest -m acceptance
 
 docs:  ## documentation without warnings, with the examples at small size

@@ -38,7 +38,7 @@ kmeans = KMeans(n_clusters=8, n_init=10, random_state=0).fit(X.reshape(len(X), -
 model = MFCVAE(
     n_clusters=8,
     n_facets=2,
-    max_epochs=40 if quick else "auto",
+    max_epochs=16 if quick else "auto",
     batch_size=64 if quick else 128,
     verbose=0 if quick else 1,
     random_state=0,

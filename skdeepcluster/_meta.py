@@ -77,6 +77,27 @@ class MetaClusterer(MetaEstimatorMixin, ClusterMixin, Declared):
         """
         return self.fit(X, y).transform(X)
 
+    @can("set_output")
+    def set_output(self, *, transform=None):
+        """Choose what :meth:`transform` returns, as that of the clusterer does.
+
+        As in a :class:`~sklearn.pipeline.Pipeline`, it is set for the clusterer within,
+        ``estimator``, and for the fitted one.
+
+        Parameters
+        ----------
+        transform : {"default", "pandas", "polars"} or None, default=None
+            Array, or data frame; None changes nothing.
+
+        Returns
+        -------
+        self : object
+        """
+        self.estimator.set_output(transform=transform)
+        if hasattr(self, "estimator_"):
+            self.estimator_.set_output(transform=transform)
+        return self
+
     @can("score")
     def score(self, X, y=None):
         """Score the clusterer by its own ``score``, on all samples.

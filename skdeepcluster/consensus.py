@@ -138,6 +138,29 @@ def most_voted(proba) -> NDArray[np.int64]:
     return np.where(np.isnan(proba).any(axis=1), -1, labels).astype(np.int64)
 
 
+def agreement(runs, matches, labels) -> NDArray[np.float64]:
+    """Share of the runs that agree with each label.
+
+    Parameters
+    ----------
+    runs : list of S ndarrays of shape (n,)
+        Labels of the runs.
+    matches : list of S ndarrays of shape (n_labels,), int64
+        As :func:`matched` finds.
+    labels : ndarray of shape (n,), int64
+
+    Returns
+    -------
+    agreement : ndarray of shape (n,), float64
+        In [0, 1].
+    """
+    agree = [
+        np.where(one >= 0, match[one], -1) == labels
+        for one, match in zip(runs, matches, strict=True)
+    ]
+    return np.mean(agree, axis=0)
+
+
 # -- the estimator ---------------------------------------------------------------------
 
 
@@ -267,17 +290,13 @@ class ConsensusClusterer(MetaClusterer):
             consensus = most_voted(vote(votes, matches, n_clusters))
             if len(np.unique(consensus[consensus >= 0])) == n_clusters:
                 break  # else the samples of a cluster that won nowhere vote again
-        agree = [
-            np.where(one >= 0, match[one], -1) == consensus
-            for one, match in zip(labels, matches, strict=True)
-        ]
         jaccard = [
             best_jaccard(overlaps(one, consensus, part.shape[1], n_clusters))
             for one, part in zip(labels, votes, strict=True)
         ]
         self.estimators_, self.estimator_ = estimators, estimators[central]
         self.labels_, self._matches = consensus, matches
-        self.agreement_ = np.mean(agree, axis=0)
+        self.agreement_ = agreement(labels, matches, consensus)
         self.cluster_agreement_ = np.mean(jaccard, axis=0)
         self.pairwise_ari_ = ari
         return self
@@ -354,6 +373,35 @@ class ConsensusClusterer(MetaClusterer):
         ]
         return vote(votes, self._matches, len(self.cluster_agreement_))
 
+    @can("predict")
+    def predict_agreement(self, X):
+        """Give the share of the runs that agree with :meth:`predict`.
+
+        Of the samples of ``fit`` it is ``agreement_``, if the clusterer labels these as
+        it did when it was fitted.
+
+        Parameters
+        ----------
+        X : array-like or list of paths
+            Whatever the clusterer takes.
+
+        Returns
+        -------
+        agreement : ndarray of shape (n,), float64
+            In [0, 1].
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        labels = self.predict(X)
+        runs = [
+            _known(np.asarray(one.predict(X)), len(match))
+            for one, match in zip(self.estimators_, self._matches, strict=True)
+        ]
+        return agreement(runs, self._matches, labels)
+
 
 def _run(estimator, X, y):
     """Fit one clusterer; return it, with its labels and votes."""
@@ -371,4 +419,10 @@ def _votes(estimator, X, n_labels=None):
 
 
 def _one_hot(labels, n_labels):
+    labels = _known(labels, n_labels)
     return np.where((labels < 0)[:, None], np.nan, np.eye(n_labels)[labels])
+
+
+def _known(labels, n_labels):
+    """Take labels that a run gave to no sample of ``fit`` for none."""
+    return np.where(labels < n_labels, labels, -1)

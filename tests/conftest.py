@@ -1,5 +1,6 @@
 """What the tests share: small settings, tiny images, real images where they are."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -7,12 +8,23 @@ from pathlib import Path
 # before torch is imported: tiny nets lose by threads, and xdist runs several workers
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np
-import pytest
-import torch
+gc.disable()  # until all is imported: it would walk a million objects again and again
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 collect_ignore = ["typing"]  # read by the type checker, not run
 PACKS = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    try:
+        return (yield)
+    finally:
+        gc.freeze()  # what was imported and collected stays: the tests' garbage is new
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items):

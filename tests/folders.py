@@ -1,6 +1,7 @@
 """A small folder of images, with odd ones among them."""
 
 import os
+import re
 import warnings
 
 import numpy as np
@@ -64,3 +65,18 @@ def make_undecodable(folder):
         warnings.warn("names are Unicode on this file system", stacklevel=1)
         return None
     return os.fsdecode(name)
+
+
+QUOTED = r"(?<![\w=])'(?:\\.|[^'\\\n])*'|(?<![\w=])\"(?:\\.|[^\"\\\n])*\""
+OF_PYTHON = r"(?<![-\w])\w+=|\b[a-z]+_[a-z_]+\b|\bNone\b|\bX\b|\bto fit\b"
+
+
+def plain(text):
+    """Return what the command line said, if it holds no word of Python's.
+
+    What it quotes is of the user. Of one thing it does not speak as of many.
+    """
+    said = re.sub(QUOTED, "", text)
+    assert not re.findall(OF_PYTHON, said), text
+    assert not re.search(r"(?<!\d )\b1 (file|image|folder|cluster|name|epoch)s\b", said)
+    return text

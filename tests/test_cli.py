@@ -12,7 +12,14 @@ import numpy as np
 import polars as pl
 import pytest
 from estimators import ESTIMATORS
-from folders import KINDS, ODD, UNREADABLE, make_photos, make_undecodable
+from folders import (
+    KINDS,
+    ODD,
+    UNREADABLE,
+    make_photos,
+    make_undecodable,
+    plain,
+)
 
 import skdeepcluster
 from skdeepcluster import ImageEncoder
@@ -368,6 +375,7 @@ def test_the_number_of_clusters_is_looked_for(photos, tmp_path, capfd):
     argv = ["cluster", str(photos[0]), "-k", "auto", "--range", "2-5", "-o", str(out)]
     assert main([*argv, *QUICK]) == 0
     said, err = capfd.readouterr()
+    plain(err)
     run = json.loads((out / "run.json").read_text())
     search = run["search"]
     assert search["results"]["n_clusters"] == [2, 3, 4, 5]
@@ -376,7 +384,7 @@ def test_the_number_of_clusters_is_looked_for(photos, tmp_path, capfd):
     sure = f"{search['n_clusters']}, chosen with {search['confidence']} confidence. "
     assert sure + search["reason"] in said and "are empty" not in err
     page = (out / "report.html").read_text()
-    assert f"<li>Number of clusters: {sure}" in page
+    assert f"<p>Number of clusters: {sure}" in page
     assert str(photos[0].parent) not in page  # it may be sent
     bad = [Path(row["path"]) for row in rows_of(out / "unreadable.csv")]
     names = ", ".join(path.relative_to(photos[0]).as_posix() for path in bad)
@@ -406,4 +414,4 @@ def _error(capfd):
     err = capfd.readouterr().err
     assert "Traceback" not in err
     (line,) = [x for x in err.splitlines() if x.startswith("skdeepcluster: error: ")]
-    return line
+    return plain(line)

@@ -100,7 +100,15 @@ def test_agreement_of_three_runs_by_hand():
     )
     assert model.estimator_ is model.estimators_[0]
     assert model.predict(X[:8]).tolist() == runs[0]
+    np.testing.assert_allclose(model.predict_agreement(X[:8]), model.agreement_)
     np.testing.assert_allclose(model.predict_proba(X[:8])[2], [2 / 3, 1 / 3, 0])
+
+
+def test_a_label_that_no_sample_had_is_no_vote():
+    model = consensus_of([[0, 0, 1], [0, 0, 1], [0, 0, 1]])
+    model.estimators_[2].labels_ = np.array([0, 2, 1])  # of a center that had no sample
+    assert model.predict(X[:3]).tolist() == [0, 0, 1]
+    np.testing.assert_allclose(model.predict_agreement(X[:3]), [1, 2 / 3, 1])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skdeepcluster import GCC
+from skdeepcluster import GCC, datasets
 from skdeepcluster.base import Budget
 from skdeepcluster.gcc import Generated
 
@@ -21,6 +21,16 @@ DIRECTIVE = re.compile(r"^\.\. code-block:: python\n\n((?:   .*\n|\n)+)", re.M)
 def snippets(page):
     pattern = FENCE if page.suffix == ".md" else DIRECTIVE
     return [textwrap.dedent(block) for block in pattern.findall(page.read_text())]
+
+
+def first(load, n=500):
+    """The function, which gives but the first images: the snippets train on few."""
+
+    def loaded(*args, **kwargs):
+        X, y = load(*args, **kwargs)
+        return X[:n], y[:n]
+
+    return loaded
 
 
 def test_the_pages_have_snippets():
@@ -37,6 +47,8 @@ def test_snippets_run(page, tmp_path, monkeypatch):
     monkeypatch.setattr(Budget, "in_epochs", lambda self, steps_per_epoch: 2)
     monkeypatch.setattr(Generated, "auto_steps", (5, 5))
     monkeypatch.setattr(GCC, "auto_samples", (5, 5))
+    for name in ("load_digits_images", "make_facet_images"):
+        monkeypatch.setattr(datasets, name, first(getattr(datasets, name)))
     rng = np.random.default_rng(0)
     Path("photos").mkdir()
     for i in range(30):

@@ -38,7 +38,7 @@ def colour_images(n=N):
 X = colour_images()
 
 
-@pytest.fixture(params=ESTIMATORS, ids=NAMES)
+@pytest.fixture(scope="module", params=ESTIMATORS, ids=NAMES)
 def make(request):
     """The function that makes an unfitted estimator of the method."""
 
@@ -48,6 +48,12 @@ def make(request):
         return estimator.set_params(**{**defaults, **params})
 
     return make
+
+
+@pytest.fixture(scope="module")
+def reference(make):
+    """The estimator, fitted to X once: not to be changed."""
+    return make().fit(X)
 
 
 class Spy(Callback):
@@ -89,8 +95,7 @@ def convergence_warnings(estimator, images):
 # -- input -----------------------------------------------------------------------------
 
 
-def test_every_layout_is_the_same_images(make, tmp_path):
-    reference = make().fit(X)
+def test_every_layout_is_the_same_images(make, reference, tmp_path):
     np.save(tmp_path / "X.npy", X)
     files = []
     for i, image in enumerate(X.transpose(0, 2, 3, 1)):
@@ -152,9 +157,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_data_leave_the_estimator_as_it_was(make, case):
+def test_bad_data_leave_the_estimator_as_it_was(make, reference, case):
     bad, match = BAD[case]
-    for model in (make(), make().fit(X)):
+    for model in (make(), copy.copy(reference)):
         before = state_of(model)
         with pytest.raises(ValueError, match=match):
             model.fit(bad)
@@ -193,10 +198,10 @@ class Fails(nn.Module):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("stop"), KeyboardInterrupt()])
-def test_an_error_in_training_leaves_the_estimator_as_it_was(make, error):
+def test_an_error_in_training_leaves_the_estimator_as_it_was(make, reference, error):
     # in the second step, and before an epoch is whole
     after = 2 * n_views(make) - 1
-    for model in (make(), make().fit(X)):
+    for model in (make(), copy.copy(reference)):
         model.augment = Fails(error, after)
         before, generator = state_of(model), torch.get_rng_state()
         with pytest.raises(type(error)):
@@ -372,9 +377,9 @@ def test_compile_takes_the_backbones_only(make):
     np.testing.assert_array_equal(again.predict(X), model.labels_)
 
 
-def test_loader_workers_change_nothing(make):
+def test_loader_workers_change_nothing(make, reference):
     one = make(net_params={"iterator_train__num_workers": 1}).fit(X)
-    assert_equal(one, make().fit(X))
+    assert_equal(one, reference)
 
 
 def test_a_module_of_the_user_is_not_trained_itself(make):
@@ -447,14 +452,23 @@ def test_cuda(make, precision):
 # -- going on from a captured state ----------------------------------------------------
 
 
-@pytest.mark.parametrize("at", [1, 2, 3])
-def test_training_goes_on_from_a_captured_state_bit_for_bit(make, monkeypatch, at):
-    states, train = {}, ClusterNet.train
+@pytest.fixture(scope="module")
+def captured(make):
+    """A whole training, and its states after each epoch."""
+    states = {}
 
     def capture(net):
         states[net.module_.clock.epoch] = copy.deepcopy(net.training_state())
 
-    whole = make(max_epochs=4, callbacks=[Spy("on_epoch_end", capture)]).fit(X)
+    spies = [Spy("on_epoch_end", capture)]
+    return make(max_epochs=4, callbacks=spies).fit(X), states
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_training_goes_on_from_a_captured_state_bit_for_bit(
+    make, captured, monkeypatch, at
+):
+    (whole, states), train = captured, ClusterNet.train
 
     def resume(net, images):
         net.load_training_state(states[at])

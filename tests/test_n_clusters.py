@@ -1,11 +1,15 @@
 """The number of clusters, chosen without labels."""
 
 import pickle
+import warnings
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 from estimators import make_stripes
 from PIL import Image
+from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClusterMixin, clone, is_clusterer
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.datasets import make_blobs
@@ -19,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from toy import Toy
 
-from skdeepcluster import SelectiveClusterer
+from skdeepcluster import ConsensusClusterer, SelectiveClusterer
 from skdeepcluster.metrics import silhouette_scorer, whole_data_split
 from skdeepcluster.model_selection import NClustersSearch, select_n_clusters
 from skdeepcluster.model_selection._choice import choose
@@ -249,7 +253,7 @@ def test_lines_are_written_where_they_are_wanted(capsys):
     assert capsys.readouterr().err == ""
     NClustersSearch(KMEANS, [3, 4], n_splits=1, random_state=0, verbose=True).fit(X)
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and lines[1].startswith("n_clusters=4: stability 1.00")
+    assert len(lines) == 2 and lines[1].startswith("4 clusters: stability 1.00")
 
 
 class NoPredict(ClusterMixin, BaseEstimator):
@@ -276,6 +280,77 @@ class NoPredict(ClusterMixin, BaseEstimator):
 def test_errors(params, message):
     with pytest.raises(ValueError, match=message):
         NClustersSearch(**{"estimator": KMEANS, **params}).fit(X)
+
+
+# -- samples that are equal
+
+
+FIVE = np.repeat(np.random.default_rng(0).normal(size=(5, 4)), 12, axis=0)
+MESSAGE = "Only 5 of the 60 rows of X are distinct: .* those above 5 are not tried"
+
+
+@pytest.mark.parametrize(
+    "estimator, X",
+    [
+        (KMeans(n_init=1, random_state=0), FIVE),
+        (GaussianMixture(random_state=0), FIVE),
+        (KMeans(n_init=1, random_state=0), csr_array(FIVE)),
+        (KMeans(n_init=1, random_state=0), pd.DataFrame(FIVE)),
+        (make_pipeline(StandardScaler(), KMeans(n_init=1, random_state=0)), FIVE),
+        (Toy(**SMALL), np.rint(50 * FIVE + 128).reshape(60, 2, 2)),
+    ],
+    ids=["k-means", "mixture", "sparse", "frame", "pipeline", "embedding"],
+)
+def test_the_range_ends_at_the_number_of_distinct_rows(estimator, X):
+    with pytest.warns(UserWarning, match=MESSAGE) as told:
+        search = select_n_clusters(estimator, X, range(3, 20), random_state=0)
+    assert len(told) == 1  # and none of scikit-learn, for each number and half
+    assert search.results_["n_clusters"].tolist() == [3, 4, 5]
+    assert search.n_clusters_ == 5 and "beyond" not in search.reason_
+    assert len(set(search.labels_)) == 5
+
+
+def test_halves_with_few_distinct_rows():
+    rows = np.vstack([FIVE, 9 + np.arange(40).reshape(10, 4)])
+    kmeans = KMeans(n_init=1, random_state=0)
+    for estimator in (kmeans, ConsensusClusterer(kmeans, n_runs=2, random_state=0)):
+        name = "n_clusters" if estimator is kmeans else "estimator__n_clusters"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            search = NClustersSearch(estimator, [2, 15], parameter=name, n_splits=2)
+            search.set_params(random_state=0).fit(rows)
+        assert search.results_["n_clusters"].tolist() == [2, 15]
+
+
+def test_there_are_fewer_distinct_rows_than_clusters():
+    for given, said in (
+        (FIVE, "Only 5 of the 60 rows of X are distinct.*into 7.*numbers up to 5, or"),
+        (np.ones((40, 3)), "All 40 rows of X are equal.*into 7 clusters. Pass other"),
+    ):
+        for numbers in (7, range(7, 9)):
+            with pytest.raises(ValueError, match=said):
+                select_n_clusters(KMEANS, given, numbers)
+
+
+# -- what comes out
+
+
+def test_frames_come_out_where_they_are_asked_for():
+    for kmeans in (KMEANS, make_pipeline(StandardScaler(), clone(KMEANS))):
+        search = NClustersSearch(clone(kmeans), [3, 4], n_splits=1, random_state=0)
+        plain = clone(search).fit(X)
+        assert search.set_output(transform="pandas") is search
+        frame = search.fit_transform(X)
+        np.testing.assert_allclose(frame, plain.transform(X))
+        names = [f"kmeans{k}" for k in range(plain.n_clusters_)]
+        assert list(frame.columns) == names
+        assert isinstance(clone(search).fit(X).transform(X), pd.DataFrame)
+        plain.set_output(transform="polars")
+        assert isinstance(plain.fit(X).transform(X), pl.DataFrame)
+    assert not hasattr(NClustersSearch(GaussianMixture()), "set_output")
+    for wrapper in (ConsensusClusterer, SelectiveClusterer):
+        model = wrapper(Toy(**SMALL)).set_output(transform="pandas")
+        assert model.get_params()["estimator"]._sklearn_output_config
 
 
 def test_before_fit():

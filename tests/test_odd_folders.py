@@ -294,6 +294,7 @@ WHITE = {"transparent"}
 NOT_RED = {"modes", "sixteen_bits"}
 
 
+@pytest.mark.filterwarnings("ignore:.* whose names do not end as those of images")
 @pytest.mark.parametrize("name", KINDS)
 def test_a_folder_of_an_odd_kind(tmp_path, name):
     build, images, skipped, other = KINDS[name]
@@ -443,7 +444,7 @@ def test_a_folder_that_changes_while_it_is_read(tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", change)
-    with pytest.raises(OSError, match=r"1 folders in .* be read:\n.*': No such file"):
+    with pytest.raises(OSError, match=r"1 folder in .* be read:\n.*': No such file"):
         load_image_folder(tmp_path)
     monkeypatch.undo()
     assert len(load_image_folder(tmp_path).paths) == 2

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from estimators import fitted, make_stripes
 from matplotlib.colors import to_rgba
+from matplotlib.markers import MarkerStyle
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 from sklearn.decomposition import PCA
@@ -110,6 +111,27 @@ def test_thumbnails_do_not_cover_each_other(n_thumbnails):
     np.testing.assert_array_equal(again.indices, display.indices)
 
 
+def test_labels_differ_in_shape_as_in_colour():
+    labels = np.append(np.arange(10), -1)
+    positions = np.stack([labels, labels % 3], axis=1)
+    display = EmbeddingDisplay.from_embedding(positions, labels)
+    (scatter,) = display.ax_.collections
+    at = np.round(scatter.get_offsets()[:, 0]).astype(int)
+    paths = dict(zip(at, scatter.get_paths(), strict=True))
+    keys = display.ax_.get_legend().get_lines()
+    for k, key, color in zip(labels, keys, [*PALETTE, "0.7"], strict=True):
+        marker = MarkerStyle(key.get_marker())
+        shape = marker.get_path().transformed(marker.get_transform())
+        np.testing.assert_array_equal(paths[k].vertices, shape.vertices)
+        assert key.get_color() == color
+    assert len({key.get_marker() for key in keys}) == 11
+    plain = EmbeddingDisplay.from_embedding(positions)
+    assert (
+        len({path.vertices.tobytes() for path in plain.ax_.collections[0].get_paths()})
+        == 1
+    )
+
+
 def test_more_than_ten_labels_are_named_in_the_map_only():
     labels = np.repeat(np.arange(12), 5)
     angles = 2 * np.pi * labels / 12
@@ -127,7 +149,7 @@ def test_rows_of_nan_and_without_a_label():
     display = EmbeddingDisplay.from_embedding(positions, [0, -1, 1, 1, -1])
     at, colors = points(display)
     assert len(at) == 4
-    np.testing.assert_allclose(colors[2], to_rgba("0.8", alpha=0.8))  # light grey
+    np.testing.assert_allclose(colors[2], to_rgba("0.7", alpha=0.8))  # light grey
     assert texts(display) == ["0", "1"]
     assert legend(display) == ["0 · 1", "1 · 2", "none · 2"]
     assert len(display.positions) == 5
@@ -135,22 +157,6 @@ def test_rows_of_nan_and_without_a_label():
     assert len(one.ax_.images) == 1 and one.ax_.get_legend() is None
     none = EmbeddingDisplay.from_embedding(np.full((2, 2), np.nan), [0, 1])
     assert not len(points(none)[0]) and texts(none) == []
-
-
-def test_text_can_be_read_on_a_dark_figure():
-    for dark in (True, False):
-        with plt.style.context("dark_background" if dark else "default"):
-            parent = plt.figure()
-            for figure in (parent, parent.subfigures()):
-                display = EmbeddingDisplay.from_embedding(
-                    CORNERS, [0, 0, 1, 1], figure=figure
-                )
-                assert display.figure_ is figure
-                inks = [text.get_color() for text in display.ax_.texts]
-                inks += [t.get_color() for t in display.ax_.get_legend().get_texts()]
-                inks.append(figure._suptitle.get_color())
-                for ink in inks:
-                    assert (to_rgba(ink)[0] > 0.5) == dark
 
 
 def test_an_estimator_is_embedded_and_reduced():

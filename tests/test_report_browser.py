@@ -12,6 +12,7 @@ from test_report import CONFIDENCE, LABELS, ODD, PLACES, SHOWN, N, noise
 
 from skdeepcluster.report import write_report
 
+pytestmark = pytest.mark.acceptance  # by then, .ci/run has installed one
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "

@@ -116,7 +116,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path):
         Image.new("L", (4, 4)).save(path)
     paths[2].write_text("text")
     places = np.arange(8).reshape(4, 2)
-    with pytest.warns(UserWarning, match="1 of 4 files are missing:\n.*3.png"):
+    with pytest.warns(UserWarning, match="1 of 4 files is missing:\n.*3.png"):
         path = write_report(tmp_path / "r.html", paths, [0, 0, 0, -1], positions=places)
     page = read_page(path.read_text())
     said = [item.text for item in page.one("section", id="findings").all("li")]

@@ -46,6 +46,11 @@ OPTIONAL_CHECKS = [
 ]
 
 
+def brief(estimator):
+    """An unfitted copy of one epoch, for what does not depend on the training."""
+    return clone(estimator).set_params(max_epochs=1)
+
+
 @parametrize_with_checks(ESTIMATORS)  # no expected failure
 def test_contract(estimator, check):
     check(estimator)
@@ -54,14 +59,14 @@ def test_contract(estimator, check):
 @pytest.mark.parametrize("check", OPTIONAL_CHECKS)
 @each_estimator
 def test_optional_contract(estimator, check):
-    getattr(estimator_checks, check)(type(estimator).__name__, clone(estimator))
+    getattr(estimator_checks, check)(type(estimator).__name__, brief(estimator))
 
 
 @pytest.mark.parametrize("seed", range(8))
 @each_estimator
 def test_contract_of_rows_for_any_seed(estimator, seed):
     # float32 kernels may differ by the shape of a batch: no seed may depend on it
-    estimator = clone(estimator).set_params(random_state=seed)
+    estimator = brief(estimator).set_params(random_state=seed)
     name = type(estimator).__name__
     estimator_checks.check_methods_subset_invariance(name, estimator)
     estimator_checks.check_methods_sample_order_invariance(name, estimator)
@@ -185,7 +190,7 @@ def test_grid_search(estimator, vectors, scoring):
     X, y = vectors
     names = "n_clusters", "net__optimizer__weight_decay"
     grid = [dict(zip(names, ([k], [w]), strict=True)) for k, w in ((2, 0.0), (3, 0.1))]
-    search = GridSearchCV(clone(estimator), grid, scoring=scoring, cv=2).fit(X, y)
+    search = GridSearchCV(brief(estimator), grid, scoring=scoring, cv=2).fit(X, y)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert set(search.best_params_) == set(names)
 
@@ -204,7 +209,7 @@ def test_grid_search(estimator, vectors, scoring):
 def test_grid_search_without_labels(estimator, vectors, scorer):
     X, _ = vectors
     search = GridSearchCV(
-        clone(estimator), {"n_clusters": [1, 3]}, scoring=scorer, cv=whole_data_split(X)
+        brief(estimator), {"n_clusters": [1, 3]}, scoring=scorer, cv=whole_data_split(X)
     ).fit(X)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     if scorer is silhouette_scorer:
@@ -229,15 +234,15 @@ def test_grid_search_in_two_processes(estimator, stripes):
 def test_cross_validation(estimator, stripes):
     X, kinds = stripes
     names = np.array(["bar", "post", "box"])[kinds]
-    labels = cross_val_predict(clone(estimator), X, names, cv=3)
+    labels = cross_val_predict(brief(estimator), X, names, cv=3)
     assert labels.shape == (len(X),) and labels.max() < estimator.n_clusters
     # folds in which a cluster is empty fit together with the others
-    many = clone(estimator).set_params(n_clusters=15)
+    many = brief(estimator).set_params(n_clusters=15)
     proba = cross_val_predict(many, X, method="predict_proba", cv=3)
     assert proba.shape == (len(X), 15)
     np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-5)
     scores = cross_val_score(
-        clone(estimator), X, names, scoring=clustering_accuracy_scorer, cv=2
+        brief(estimator), X, names, scoring=clustering_accuracy_scorer, cv=2
     )
     assert ((scores > 0) & (scores <= 1)).all()
 

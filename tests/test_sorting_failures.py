@@ -333,7 +333,7 @@ def test_what_cannot_be_put_back_is_named(photos, tmp_path):
     os.unlink(places[1])
     Path(places[2]).write_text("edited")
     match = (
-        r"2 files in .* were left, 4 were undone:\n"
+        r"2 files in .* could not be undone, 4 could:\n"
         r"  '00/0\.jpg': it is not the same as '.*a/0\.jpg'\n"
         r"  '01/1\.jpg': it is gone, and so is '.*a/1\.jpg'\n"
         r"Remove what is in the way and call again, or delete 'sorting\.jsonl' there"
@@ -345,7 +345,7 @@ def test_what_cannot_be_put_back_is_named(photos, tmp_path):
     assert Path(places[0]).read_text() == "a/0.jpg"
     assert sorted(os.listdir(dest)) == ["00", "sorting.jsonl"]
     os.unlink(photos[0])
-    with pytest.raises(OSError, match=r"1 files in .* were left, 1 were undone"):
+    with pytest.raises(OSError, match=r"1 file in .* could not be undone, 1 could:"):
         undo_sorting(dest)
     assert Path(photos[0]).read_text() == "a/0.jpg"
 
@@ -354,7 +354,7 @@ def test_what_cannot_be_put_back_is_named(photos, tmp_path):
 def test_the_last_copy_is_kept(photos, tmp_path, how):
     places = sort_into_folders(photos, LABELS, tmp_path / "sorted", how)
     os.unlink(photos[0])
-    match = r"1 files .*5 were undone:\n  '00/0.jpg': '.*a/0.jpg' is gone, and this is"
+    match = r"1 file .*, 5 could:\n  '00/0.jpg': '.*a/0.jpg' is gone, and this is"
     with pytest.raises(OSError, match=match):
         undo_sorting(tmp_path / "sorted")
     assert Path(places[0]).read_text() == "a/0.jpg"

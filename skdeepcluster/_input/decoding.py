@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from .formats import first_bytes, why_not_read
 from .paths import path_of
 
 ORIENTATION = 0x0112  # the EXIF tag; from 5 on, width and height are exchanged
@@ -71,12 +72,27 @@ def readable_formats() -> list[str]:
     return [name for name in Image.ID if name not in NO_FORMATS]
 
 
-def open_image(source):
+def is_image(path) -> bool:
+    """Whether a file begins as an image of a format that its first bytes tell."""
+    head = first_bytes(path)
+    # a few formats have no such bytes, and their readers take much for an image
+    told = {name: Image.OPEN[name][1] for name in readable_formats()}
+    likely = [name for name, accepts in told.items() if accepts and accepts(head)]
+    try:
+        with open_image(path, likely) if likely else nullcontext():
+            return bool(likely)
+    except Unreadable:
+        return False
+
+
+def open_image(source, formats=None):
     """Open a file as a context, or take an image of Pillow as it is.
 
     Parameters
     ----------
     source : path or PIL image
+    formats : list of str, optional
+        Formats of Pillow to try; all that hold pixels by default.
 
     Returns
     -------
@@ -105,12 +121,13 @@ def open_image(source):
             f"is not an image but {KINDS_OF_FILES.get(kind, 'no regular file')}"
         )
     try:
-        image = Image.open(path, formats=readable_formats())
+        image = Image.open(path, formats=formats or readable_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Unreadable(_bomb(error)) from None
     except UnidentifiedImageError:
         empty = "" if status.st_size else " (it is empty)"
-        raise Unreadable(f"is not an image that Pillow can read{empty}") from None
+        unknown = f"is not an image that Pillow can read{empty}"
+        raise Unreadable((status.st_size and why_not_read(path)) or unknown) from None
     except Exception as error:  # the readers of broken headers raise nearly anything
         if isinstance(error, OSError) and error.errno:  # of the system: no right, gone
             raise Unreadable(f"cannot be opened ({_text(error)})") from None

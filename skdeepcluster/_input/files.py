@@ -16,7 +16,7 @@ from torch.utils.data import get_worker_info
 from .._warnings import warn
 from .decoding import BYTE, DEEP, FLOAT, MODES, Unreadable, decode, read_header
 from .images import CHUNK, Images, Rows
-from .paths import LISTED, path_of
+from .paths import LISTED, counted, path_of
 
 CACHE_BYTES = 2**30
 ROOM_BYTES = 2**28
@@ -430,7 +430,7 @@ def _common_shape(heads):
 
 def _listing(sources, bad, end="Remove them from X, or pass on_error='skip'."):
     """Name the files that cannot be read, and say why."""
-    lines = [f"{len(bad)} of {len(sources)} image files cannot be read:"]
+    lines = [f"{len(bad)} of {counted(len(sources), 'image file')} cannot be read:"]
     for i in islice(sorted(bad), LISTED):
         image = isinstance(sources[i], Image.Image)
         lines.append(f"{f'X[{i}]' if image else repr(path_of(sources[i]))} {bad[i]}.")

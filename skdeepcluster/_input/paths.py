@@ -121,6 +121,11 @@ def path_of(source):
     return os.path.expanduser(os.fsdecode(os.fspath(source)))
 
 
+def counted(n, thing):
+    """Say how many things there are: ``1 file``, ``2 files``."""
+    return f"{n} {thing}{'' if n == 1 else 's'}"
+
+
 def named_lines(named):
     """Name paths for a message, a line each, and say how many more there are.
 

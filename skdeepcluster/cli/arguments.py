@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 
 from .._version import __version__
@@ -41,6 +42,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 # -- types -----------------------------------------------------------------------------
+
+
+def _path(text: str) -> str:
+    if not text:  # as of a variable of the shell that is not set
+        raise argparse.ArgumentTypeError(
+            "a path is expected, and this is empty; '.' is the current folder"
+        )
+    return os.path.expanduser(text)  # no shell does it behind "--out="
 
 
 def _count(text: str) -> int:
@@ -105,8 +114,14 @@ def _add_folders(parser) -> None:
     parser.add_argument(
         "folders",
         nargs="+",
+        type=_path,
         metavar="FOLDER",
         help="folder of images, looked through with its subfolders; or an image file",
+    )
+    parser.add_argument(
+        "--any-ending",
+        action="store_true",
+        help="take images whatever their names end in, such as IMG_1234",
     )
     parser.add_argument(
         "--strict",
@@ -116,6 +131,7 @@ def _add_folders(parser) -> None:
     )
     parser.add_argument(
         "--cache",
+        type=_path,
         metavar="DIR",
         help="folder that keeps the features of images, so that each is encoded once",
     )
@@ -153,6 +169,7 @@ def _add_cluster(commands) -> None:
     add(
         "-o",
         "--out",
+        type=_path,
         required=True,
         metavar="RESULT",
         help="folder to write, new or empty",
@@ -220,7 +237,10 @@ def _add_cluster(commands) -> None:
 
 def _add_result(parser) -> None:
     parser.add_argument(
-        "result", metavar="RESULT", help="folder that skdeepcluster cluster wrote"
+        "result",
+        type=_path,
+        metavar="RESULT",
+        help="folder that skdeepcluster cluster wrote",
     )
 
 
@@ -233,6 +253,7 @@ def _add_predict(commands) -> None:
     parser.add_argument(
         "-o",
         "--out",
+        type=_path,
         metavar="FILE",
         help="table to write, .csv or .parquet (default: CSV on the standard output)",
     )
@@ -269,7 +290,7 @@ def _add_sort(commands) -> None:
             "move the images into folder DEST; skdeepcluster undo DEST moves them back",
         ),
     ):
-        ways.add_argument(f"--{how}", metavar="DEST", help=text)
+        ways.add_argument(f"--{how}", type=_path, metavar="DEST", help=text)
     parser.add_argument(
         "--strict",
         action="store_true",
@@ -280,4 +301,6 @@ def _add_sort(commands) -> None:
 
 def _add_undo(commands) -> None:
     parser = _command(commands, "undo", "undo what skdeepcluster sort did in DEST")
-    parser.add_argument("dest", metavar="DEST", help="folder that sort wrote")
+    parser.add_argument(
+        "dest", type=_path, metavar="DEST", help="folder that sort wrote"
+    )

@@ -13,20 +13,22 @@ from typing import Any
 import numpy as np
 
 from .._input.files import check_files
+from .._input.paths import counted
 from .._version import __version__
 from ..pretrained.kept import facts_of, rebuilt
+from ..report._how_many import HowMany
 from .arguments import METHODS
 from .images import Skipped, find_images, none_readable, tell_skipped
 from .learning import check_enough, encode, fit, make_encoder, make_model
 from .maps import make_map
-from .reports import how_many, write_run_report
+from .reports import write_run_report
 from .results import CSV, EMBEDDING, MODEL, PARQUET, REPORT, SKIPPED, Result
-from .shown import Console, as_command, counted, show
+from .shown import Console, as_command, show
 from .tables import Table, as_text, import_polars, write_rows
 
 PACKAGES = ("numpy", "pillow", "scikit-learn", "skorch", "torch", "torchvision")
 SETTINGS = "method n_clusters range pretrained weights size epochs batch_size seed"
-SETTINGS += " device map"
+SETTINGS += " device map any_ending"
 OTHERWISE = "cannot be read as the images that were clustered"
 
 
@@ -152,29 +154,29 @@ def cluster_images(args: Namespace, console: Console, result: Result) -> int:
     """
     with_parquet = _can_write_parquet(console)
     with console.stage("Images") as said:
-        paths, locked = find_images(args.folders, args.strict)
-        said.append(counted(len(paths), "file"))
-    check_enough(args, len(paths))
-    learnt = _learn(args, console, paths)
+        listing = find_images(args.folders, args.strict, args.any_ending)
+        said.append(str(listing))
+    check_enough(args, listing.paths)
+    learnt = _learn(args, console, listing.paths)
     if learnt.stop is not None:
         n_epochs = learnt.model.n_iter_
         console.warn(f"The training was interrupted after epoch {n_epochs}.")
         console.say("What was learnt is written; another Ctrl-C ends at once.")
-    skipped = locked + learnt.skipped
-    tell_skipped(console, skipped, len(paths), f" ({SKIPPED} lists all)")
+    skipped = listing.skipped + learnt.skipped
+    tell_skipped(console, skipped, len(learnt.paths), f" ({SKIPPED} lists all)")
     found = Found.by(learnt.model, learnt.X, learnt.paths)
     positions, kind, stop = _map(args, console, found.embedding, learnt.stop)
     table = Table(found.paths, found.clusters, found.confidences, positions)
     odd = sum(as_text(path) != path for path in table.paths)
     if odd:
         console.warn(
-            f"Names of files that are no UTF-8: {odd}. {CSV} holds their bytes (read "
-            f"it with errors='surrogateescape'); {PARQUET} shows these as \\xe9."
+            f"Names of files that are no UTF-8: {odd}. {CSV} holds their bytes as they "
+            f"are; {PARQUET} shows these as \\xe9."
         )
     run = _describe(args, console, learnt)
     run |= {"state": "finished" if stop is None else "interrupted", "map": kind}
     run["counts"] = {
-        "images": len(paths),
+        "images": len(table) + len(skipped),
         "clustered": len(table),
         "unreadable": len(skipped),
         "sizes": learnt.model.cluster_sizes_.tolist(),
@@ -256,13 +258,16 @@ def _describe(args, console, learnt) -> dict[str, Any]:
     """Say for run.json what was run; seconds and warnings still grow."""
     names = [os.path.basename(os.path.abspath(f)) or f for f in args.folders]
     encoder = learnt.encoder
+    settings = {name: getattr(args, name) for name in SETTINGS.split()}
+    # a page that may be sent shows them; where the file is stands with the encoder
+    settings["weights"] = os.path.basename(args.weights)
     return {
         "title": args.title or ", ".join(names),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "folders": [os.path.abspath(folder) for folder in args.folders],
         "n_clusters": learnt.model.n_clusters,
         "search": learnt.search,
-        "settings": {name: getattr(args, name) for name in SETTINGS.split()},
+        "settings": settings,
         "versions": {
             "skdeepcluster": __version__,
             "python": platform.python_version(),
@@ -280,7 +285,7 @@ def _summarize(table, result) -> None:
     for k, (size, mean) in enumerate(zip(sizes, means, strict=True)):
         show(f"cluster {k}: {counted(size, 'image')}, mean confidence {mean:.2f}")
     if result.run["search"] is not None:
-        show(how_many(result.run))
+        show(HowMany.of(result.run["search"]).sentence())
     show(str(result.folder / REPORT))
 
 

@@ -11,13 +11,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .._input.formats import use_plugins
+from .._input.paths import counted
 from .._storage.container import replacing
 from .clustering import cluster_images, embed_images
 from .images import find_images, lines, tell_skipped
 from .maps import place
 from .reports import write_run_report
 from .results import REPORT, Result
-from .shown import Console, as_command, counted, show
+from .shown import Console, as_command, show
 from .tables import Table, import_polars
 
 DONE = 0
@@ -59,11 +61,10 @@ def predict(args: Namespace) -> int:
         result = Result.open(args.result)
         known, embedding = result.table(), result.embedding()
         with console.stage("Images") as said:
-            paths, skipped = find_images(args.folders, args.strict)
-            said.append(counted(len(paths), "file"))
-        found, bad = embed_images(args, console, result, paths)
-        skipped += bad
-        tell_skipped(console, skipped, len(paths), "")
+            listing = find_images(args.folders, args.strict, args.any_ending)
+            said.append(str(listing))
+        found, bad = embed_images(args, console, result, listing.paths)
+        tell_skipped(console, listing.skipped + bad, len(found.paths), "")
         positions = place(found.embedding, embedding, known.positions)
         table = Table(found.paths, found.clusters, found.confidences, positions)
         _write(table, args.out, as_parquet)
@@ -74,6 +75,7 @@ def predict(args: Namespace) -> int:
 
 def report(args: Namespace) -> int:
     """Write the report of RESULT again."""
+    use_plugins()
     console = Console(args.quiet, args.verbose)
     with console.gathering():
         result = Result.open(args.result)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from .._input.decoding import read_header
 from .._input.files import check_files, in_threads
+from .._input.formats import use_plugins
+from .._input.paths import counted
 from ..datasets import load_image_folder
-from .shown import Console, counted
+from ..datasets._folder import by_ending
+from .shown import Console
 from .tables import as_text
 
 LISTED = 10  # files that a message names
@@ -17,7 +22,34 @@ NAMED = 3  # files that a sentence of the page names
 Skipped = list[tuple[str, str]]  # path, reason
 
 
-def find_images(places: Sequence[str], strict: bool) -> tuple[list[str], Skipped]:
+class Listing(NamedTuple):
+    """What the places of a command line hold.
+
+    Attributes
+    ----------
+    paths : list of str
+        Images: absolute, each once, in the order of the places and of their folders.
+    skipped : list of tuple (path, reason)
+        Images that Pillow does not read here, and folders that cannot be read; of a
+        place with such folders, images that cannot be, too.
+    others : Counter
+        How many files were left out for their endings, for each of these.
+    """
+
+    paths: list[str]
+    skipped: Skipped
+    others: Counter[str]
+
+    def __str__(self):
+        found = counted(len(self.paths), "file")
+        if not self.others:
+            return found
+        return f"{found} (left out for their endings: {by_ending(self.others)})"
+
+
+def find_images(
+    places: Sequence[str], strict: bool = False, any_ending: bool = False
+) -> Listing:
     """List the images of folders, and image files.
 
     Parameters
@@ -26,13 +58,12 @@ def find_images(places: Sequence[str], strict: bool) -> tuple[list[str], Skipped
         Folders, with their subfolders, and files.
     strict : bool
         Whether what cannot be read is an error. All images are decoded to find out.
+    any_ending : bool
+        Whether images are taken whatever their names end in.
 
     Returns
     -------
-    paths : list of str
-        Absolute, each once, in the order of the places and of their folders.
-    skipped : list of tuple (path, reason)
-        Folders that cannot be read; of a place with such, images that cannot be, too.
+    listing : Listing
 
     Raises
     ------
@@ -40,49 +71,58 @@ def find_images(places: Sequence[str], strict: bool) -> tuple[list[str], Skipped
         If there is no such place, or no image in it. With ``strict``, if something
         cannot be read.
     """
+    use_plugins()
     paths: dict[str, None] = {}  # a set that keeps its order
-    skipped: Skipped = []
-    for place in map(os.path.abspath, places):
-        if Path(place).is_file():
-            paths[place] = None
+    skipped: dict[str, str] = {}
+    others: Counter[str] = Counter()
+    extensions = "any" if any_ending else None
+    asked = dict.fromkeys(map(os.path.abspath, places))
+    for place in asked:
+        if os.path.lexists(place) and not Path(place).is_dir():
+            paths[place] = None  # who reads it says what is wrong with a pipe or link
             continue
         try:
-            found = load_image_folder(place)
+            found = load_image_folder(place, extensions=extensions)
         except (FileNotFoundError, ValueError):
             raise
         except OSError:  # it holds folders that cannot be read
             if strict:
                 raise
-            found = load_image_folder(place, on_error="skip")
-            skipped += found.skipped
+            found = load_image_folder(place, extensions=extensions, on_error="skip")
         paths |= dict.fromkeys(found.paths)
+        skipped |= dict(found.skipped)
+        if asked.keys().isdisjoint(map(str, Path(place).parents)):  # else counted there
+            others.update(found.other_files)
+    skipped = {path: reason for path, reason in skipped.items() if path not in paths}
     if strict:
         reasons = check_files(list(paths))
         bad = [(p, r) for p, r in zip(paths, reasons, strict=True) if r is not None]
+        bad += skipped.items()
         if bad:
+            n = counted(len(paths) + len(skipped), "image file")
             raise ValueError(
-                f"{len(bad)} of {len(paths)} image files cannot be read:{lines(bad)}\n"
-                "Remove them, or leave out --strict."
+                f"{len(bad)} of {n} cannot be read:{lines(bad)}\nRemove them, or leave "
+                "out --strict."
             )
-    return list(paths), skipped
+    return Listing(list(paths), list(skipped.items()), others)
 
 
-def tell_skipped(console: Console, skipped: Skipped, n_found: int, where: str) -> None:
+def tell_skipped(console: Console, skipped: Skipped, n_read: int, where: str) -> None:
     """Warn of what cannot be read, if there is something.
 
     Parameters
     ----------
     console : Console
     skipped : list of tuple (path, reason)
-    n_found : int
-        Images, those that cannot be read included.
+    n_read : int
+        Images that can be read.
     where : str
         What says where all of them are listed; may be empty.
     """
     if skipped:
-        what = (
-            f"{len(skipped)} of {n_found} image files cannot be read, and are left out"
-        )
+        of = f"{len(skipped)} of {counted(n_read + len(skipped), 'image file')}"
+        verb = "is" if len(skipped) == 1 else "are"
+        what = f"{of} cannot be read, and {verb} left out"
         some = ", ".join(path for path, _ in skipped[:NAMED])
         more = len(skipped) - NAMED
         end = f" and {more} more" if more > 0 else ""

@@ -5,26 +5,29 @@ from __future__ import annotations
 import importlib
 import warnings
 from argparse import Namespace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from .._input.paths import counted
 from ..pretrained import ImageEncoder
+from ..report._how_many import HowMany
 from .arguments import METHODS, RANGE, SCRATCH_SIZE
 from .images import all_grey, none_readable
-from .shown import Console, counted
+from .shown import Console
 
 BATCH = 32  # images that a pretrained network takes at a time
 
 
-def check_enough(args: Namespace, n_images: int) -> None:
+def check_enough(args: Namespace, paths: list[str]) -> None:
     """Refuse more clusters than images, before the images are encoded.
 
     Parameters
     ----------
     args : Namespace
-    n_images : int
+    paths : list of str
 
     Raises
     ------
@@ -32,12 +35,16 @@ def check_enough(args: Namespace, n_images: int) -> None:
     """
     search = args.n_clusters == "auto"
     most = _numbers(args)[-1] if search else args.n_clusters
-    if n_images < (2 * most if search else most):
-        halves = ", of which halves are compared" if search else ""
-        raise ValueError(
-            f"{counted(n_images, 'image')} cannot be put into {most} clusters{halves}. "
-            f"Pass more images, or a lower {'--range' if search else '--n-clusters'}."
-        )
+    if len(paths) >= max(2, 2 * most if search else most):
+        return
+    option = "--range" if search else "--n-clusters"
+    halves = ", of which halves are compared" if search else ""
+    lower = f", or a lower {option}" if most > 1 else ", 2 at least"
+    raise ValueError(
+        none_readable(paths)
+        or f"{counted(len(paths), 'image')} cannot be put into "
+        f"{counted(most, 'cluster')}{halves}. Pass more images{lower}."
+    )
 
 
 def _numbers(args) -> range:
@@ -190,11 +197,4 @@ def _search(model, X, args, console):
             random_state=args.seed,
             verbose=not args.quiet,
         )
-    told = {
-        "n_clusters": search.n_clusters_,
-        "confidence": search.confidence_,
-        "reason": search.reason_,
-        "candidates": search.candidates_,
-        "results": {name: v.tolist() for name, v in search.results_.items()},
-    }
-    return search.best_estimator_, told
+    return search.best_estimator_, asdict(HowMany.of(search))

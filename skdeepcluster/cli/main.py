@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from .arguments import make_parser
+from .words import in_options
 
 # errors that say what came and what to do; others are faults of the program
 TOLD = (OSError, ValueError, TypeError, ImportError, FloatingPointError, MemoryError)
@@ -67,12 +68,12 @@ def sentence(error: Exception) -> str:
     """
     if isinstance(error, OSError) and error.strerror:
         where = [repr(n) for n in (error.filename, error.filename2) if n is not None]
-        return ": ".join([*where, error.strerror])
+        return ": ".join([*where, in_options(error.strerror)])
     if isinstance(error, MemoryError):
         return "The memory does not suffice. Pass fewer images, or a smaller --size."
     text = str(error) or type(error).__name__
     if isinstance(error, TOLD):
-        return text
+        return in_options(text)
     return (
         f"The program has a fault ({type(error).__name__}: {text}). Run it again with "
         "--debug, and report what it shows."

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import numpy as np
 
 from .tables import Table
+
+# a path in quotes, and its last part
+ELSEWHERE = re.compile(r"(?<!\w)(['\"])/(?:(?!\1).)*?([^/'\"\n]+)\1")
 
 
 def write_run_report(
@@ -32,8 +36,6 @@ def write_run_report(
     from ..report import write_report
 
     settings = {**run["settings"], **run["versions"]}
-    if run["search"] is not None:
-        settings["n_clusters"] = f"{run['n_clusters']}. {run['search']['reason']}"
     write_report(
         path,
         table.paths,
@@ -42,6 +44,7 @@ def write_run_report(
         confidence=table.confidences,
         embedding=embedding,
         positions=table.positions,
+        search=run["search"],
         history=history,
         warnings=_sentences(run),
         settings=settings,
@@ -49,23 +52,15 @@ def write_run_report(
     )
 
 
-def how_many(run: dict[str, Any]) -> str:
-    """Say which number of clusters ``auto`` chose, how sure that is, and why."""
-    search = run["search"]
-    return (
-        f"Number of clusters: {search['n_clusters']}, chosen with "
-        f"{search['confidence']} confidence. {search['reason']}"
-    )
-
-
 def _sentences(run: dict[str, Any]) -> list[str]:
     """Say what comes first on a page that may be sent: no name of a folder above."""
-    said = [] if run["search"] is None else [how_many(run)]
+    said = []
     above = [os.path.join(os.path.dirname(folder), "") for folder in run["folders"]]
     for text in run["warnings"]:
         for folder, prefix in zip(run["folders"], above, strict=True):
             text = text.replace(os.path.join(folder, ""), "")
             if prefix != os.path.join(os.sep, ""):
                 text = text.replace(prefix, "")
+        text = ELSEWHERE.sub(r"\1\2\1", text)
         said.append(" ".join(text.split()))
     return said

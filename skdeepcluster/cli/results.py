@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .._input.paths import counted
 from .._storage import FileError
 from .._storage.folder import make_folder
 from .._version import __version__
@@ -79,9 +80,9 @@ class Result:
         there = [p.name for p in folder.iterdir() if not p.name.startswith(STAGING)]
         if there and not overwrite:
             raise FileExistsError(
-                f"RESULT {str(folder)!r} is not empty: it holds {len(there)} files, "
-                f"{min(there)!r} among them. Pass another folder, or --overwrite to "
-                "replace the files of an earlier run."
+                f"RESULT {str(folder)!r} is not empty: it holds "
+                f"{counted(len(there), 'file')}, {min(there)!r} among them. Pass "
+                "another folder, or --overwrite to replace the files of an earlier run."
             )
         result = cls(folder, _read_run(folder / RUN) if RUN in there else {})
         result._check_free({CSV, PARQUET, SKIPPED, MODEL, EMBEDDING, REPORT})

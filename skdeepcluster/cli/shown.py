@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 
 from .._progress import duration, say, shows_bars
+from .words import in_options
 
 OF_LIBRARIES = (
     DeprecationWarning,
@@ -18,7 +19,11 @@ OF_LIBRARIES = (
     ImportWarning,
     ResourceWarning,
 )
-LISTED = r"\d+ of \d+ image files cannot be read"  # the command lists them itself
+# the command lists them itself
+LISTED = (
+    r"\d+ of \d+ image files? cannot be read",
+    r".* holds \d+ images? that Pillow does not read here",
+)
 
 
 class Console:
@@ -75,23 +80,19 @@ class Console:
             warnings.simplefilter("default")
             for category in OF_LIBRARIES:
                 warnings.simplefilter("ignore", category)
-            warnings.filterwarnings("ignore", LISTED)
+            for listed in LISTED:
+                warnings.filterwarnings("ignore", listed)
             warnings.showwarning = self._show
             yield
 
     def _show(self, message, category, filename, lineno, file=None, line=None):
-        self.warn(str(message))
+        self.warn(in_options(str(message)))
 
 
 def show(text: str) -> None:
     """Write a line to the standard output; what that cannot encode is escaped."""
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding))
-
-
-def counted(n: int, thing: str) -> str:
-    """Say how many things there are: ``1 file``, ``2 files``."""
-    return f"{n} {thing}{'' if n == 1 else 's'}"
 
 
 def as_command(*words: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,16 +12,15 @@ import numpy as np
 from PIL import Image
 from sklearn.utils import Bunch
 
-from .._input.decoding import readable_formats
-from .._input.files import check_files
-from .._input.paths import named_lines
+from .._input.decoding import is_image, readable_formats
+from .._input.files import check_files, in_threads
+from .._input.formats import RAW, why_not_read
+from .._input.paths import counted, named_lines
 from .._warnings import warn
 
-# images as well, which Pillow reads with a plugin or not at all
-OTHER_IMAGES = set(
-    ".arw .avif .cr2 .cr3 .dng .heic .heif .jp2 .jpx .jxl .nef .orf .raf .rw2 .svg"
-    " .webp".split()
-)
+ANY = "any"
+NAMED = 5  # endings that a message names
+LONGEST = 16  # characters of an ending that it shows
 
 
 def load_image_folder(
@@ -45,12 +44,13 @@ def load_image_folder(
         followed.
     extensions : str or sequence of str, optional
         What names of images end in, in any case, with or without the dot; by default
-        what Pillow and its registered plugins read. Names that begin with a dot are
-        passed over, those of folders too.
+        what Pillow and its registered plugins read. ``"any"`` also takes the images
+        with other names, such as ``IMG_1234``: each such file is opened to find out.
+        Names that begin with a dot are passed over, those of folders too.
     on_error : "raise" or "skip", default="raise"
         What to do if a subfolder cannot be read: ``"raise"`` an error that names all of
         them, or ``"skip"`` them. ``"skip"`` also decodes each image once, and leaves
-        out those that cannot be read; else no image is opened here.
+        out those that cannot be read; else no image is decoded here.
 
     Returns
     -------
@@ -66,9 +66,10 @@ def load_image_folder(
         target_names : list of str or None
             The names of these subfolders.
         skipped : list of tuple (path, reason)
-            What ``on_error="skip"`` left out.
+            Images that Pillow does not read here, such as HEIC without a plugin, and
+            what ``on_error="skip"`` left out.
         other_files : dict
-            How many files have other endings, for each of these.
+            How many files were left out for their endings, for each of these.
 
     Raises
     ------
@@ -81,6 +82,12 @@ def load_image_folder(
     ValueError
         If the folder holds no image, or none that can be read; if ``extensions`` is
         empty.
+
+    Warns
+    -----
+    UserWarning
+        If images are left out that Pillow does not read here, or, without
+        ``extensions``, images whose names do not end as those of images.
 
     See Also
     --------
@@ -107,30 +114,28 @@ def load_image_folder(
             f"{str(folder)!r} is a file; a folder is expected. Pass the folder that "
             "holds the image, or a list of paths straight to fit."
         )
-    if isinstance(extensions, str):
-        extensions = (extensions,)
-    known = image_extensions() if extensions is None else extensions
-    endings = tuple("." + e.lower().lstrip("*.") for e in known)
-    if not set(endings) - {"."}:
-        raise ValueError(
-            f"extensions={extensions!r} has no endings. Pass some, such as ('.png', "
-            "'.jpg'), or None for all that Pillow reads."
-        )
+    anyhow = isinstance(extensions, str) and extensions == ANY
+    asked = None if anyhow or extensions is None else _endings(extensions)
+    endings = asked or image_extensions()
     files, skipped = _list_files(folder, recursive)
     if skipped and on_error == "raise":
         raise OSError(
-            f"{len(skipped)} folders in {str(folder)!r} cannot be read:"
+            f"{counted(len(skipped), 'folder')} in {str(folder)!r} cannot be read:"
             f"{named_lines(skipped)}\nPass on_error='skip' to leave them out."
         )
     found = [file for file in files if file.name.lower().endswith(endings)]
-    others = Counter(
-        file.suffix.lower() for file in files if not file.name.lower().endswith(endings)
-    )
+    others = sorted(set(files).difference(found))
+    unnamed, needy = _images_among(others) if asked is None else ([], [])
+    if anyhow:
+        taken = {*found, *unnamed}
+        found = [file for file in files if file in taken]
+        others, unnamed = [file for file in files if file not in taken], []
+    if not found and needy:
+        raise ValueError(_none_read(folder, needy))
     if not found:
-        expected = None if extensions is None else endings
-        raise ValueError(_nothing_found(folder, files, expected, recursive))
-    if extensions is None:
-        _warn_of_images(folder, others)
+        raise ValueError(_nothing_found(folder, files, asked, recursive, unnamed))
+    _warn_of_images(folder, unnamed, needy)
+    skipped += needy
     if on_error == "skip":
         reasons = check_files(found)
         bad = [
@@ -139,10 +144,7 @@ def load_image_folder(
         skipped += bad
         found = [f for f, r in zip(found, reasons, strict=True) if r is None]
         if not found:
-            raise ValueError(
-                f"None of the {len(bad)} images in {str(folder)!r} can be read:"
-                f"{named_lines(bad)}\nPass another folder."
-            )
+            raise ValueError(_none_read(folder, sorted(bad + needy)))
     parts = [file.relative_to(folder).parts for file in found]
     target: Any = None
     target_names = None
@@ -154,7 +156,7 @@ def load_image_folder(
         target=target,
         target_names=target_names,
         skipped=skipped,
-        other_files=dict(others.most_common()),
+        other_files=dict(_endings_of(others).most_common()),
     )
 
 
@@ -183,15 +185,79 @@ def _list_files(
     return files, sorted(locked)
 
 
-def _warn_of_images(folder: Path, others: Counter[str]) -> None:
-    images = {end: n for end, n in sorted(others.items()) if end in OTHER_IMAGES}
-    if images:
-        counts = ", ".join(f"{n} x {end}" for end, n in images.items())
-        warn(
-            f"{str(folder)!r} holds images that Pillow does not read here, and that "
-            f"are left out: {counts}. Register a plugin for them, such as pillow-heif "
-            "for .heic, or save them as PNG or JPEG."
+def _endings(extensions: str | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(extensions, str):
+        extensions = (extensions,)
+    endings = tuple("." + e.lower().lstrip("*.") for e in extensions)
+    if not set(endings) - {"."}:
+        raise ValueError(
+            f"extensions={extensions!r} has no endings. Pass some, such as ('.png', "
+            "'.jpg'), or None for all that Pillow reads."
         )
+    return endings
+
+
+def _images_among(files: list[Path]) -> tuple[list[Path], list[tuple[str, str]]]:
+    """Find images that Pillow reads, and others with what they need."""
+    are = in_threads(lambda f: f.suffix.lower() not in RAW and is_image(f), files)
+    images = [file for file, yes in zip(files, are, strict=True) if yes]
+    rest = [file for file, yes in zip(files, are, strict=True) if not yes]
+    needs = [(str(file), why_not_read(file)) for file in rest]
+    return images, [(path, reason) for path, reason in needs if reason is not None]
+
+
+def _endings_of(files: Iterable[str | os.PathLike[str]]) -> Counter[str]:
+    return Counter(Path(file).suffix.lower() for file in files)
+
+
+def by_ending(counts: Counter[str]) -> str:
+    """Say how many files have which ending: ``3 x .txt, 1 x no ending``.
+
+    Parameters
+    ----------
+    counts : Counter
+        Of files, by endings.
+
+    Returns
+    -------
+    text : str
+    """
+    named = counts.most_common(NAMED)
+    said = [f"{n} x {_shown(ending)}" for ending, n in named]
+    rest = counts.total() - sum(n for _, n in named)
+    return ", ".join([*said, f"{rest} x another"] if rest else said)
+
+
+def _shown(ending: str) -> str:
+    short = ending if len(ending) <= LONGEST else f"{ending[:LONGEST]}..."
+    return (short if short.isprintable() else repr(short)) or "no ending"
+
+
+def _warn_of_images(
+    folder: Path, unnamed: list[Path], needy: list[tuple[str, str]]
+) -> None:
+    if needy:
+        of = by_ending(_endings_of(path for path, _ in needy))
+        warn(
+            f"{str(folder)!r} holds {counted(len(needy), 'image')} that Pillow does "
+            f"not read here, left out: {of}. Register a plugin, such as pillow-heif "
+            "for .heic, or save them as PNG or JPEG; `skipped` says what to do for "
+            "each."
+        )
+    if unnamed:
+        of = by_ending(_endings_of(unnamed))
+        warn(
+            f"{str(folder)!r} holds {counted(len(unnamed), 'image')} whose names do "
+            f"not end as those of images, left out: {of}. Pass extensions='any' to "
+            "take such images, too."
+        )
+
+
+def _none_read(folder: Path, bad: list[tuple[str, str]]) -> str:
+    return (
+        f"Not one of {counted(len(bad), 'image')} in {str(folder)!r} can be read:"
+        f"{named_lines(bad)}\nPass another folder."
+    )
 
 
 def _nothing_found(
@@ -199,17 +265,20 @@ def _nothing_found(
     files: list[Path],
     extensions: Sequence[str] | None,
     recursive: bool,
+    unnamed: list[Path],
 ) -> str:
-    counts = Counter(file.suffix.lower() or "no extension" for file in files)
-    there = ", ".join(f"{n} x {ending}" for ending, n in counts.most_common(5))
+    there = by_ending(_endings_of(files))
     expected = (
         "such as .png and .jpg, which Pillow reads"
         if extensions is None
         else ", ".join(extensions)
     )
     deeper = "" if recursive else ", or recursive=True to look into subfolders"
+    other = "" if extensions is None else ", or other extensions"
+    if unnamed:
+        other = f", or extensions='any': {len(unnamed)} of them are images all the same"
     return (
-        f"No images in {str(folder)!r}: found {len(files)} files"
+        f"No images in {str(folder)!r}: found {counted(len(files), 'file')}"
         f"{f' ({there})' if there else ''}, expected names that end in {expected}. "
-        f"Pass another folder, or extensions=(...){deeper}."
+        f"Pass another folder{other}{deeper}."
     )

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from numbers import Integral
 
+import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing
 
 from .._estimator import DeepClusterer
+from .._input.paths import are_pictures
+from .._warnings import warn
 
 NAMES = ("n_clusters", "n_components")
+BLOCK = 1024  # rows that are looked at together
 
 
 def asked_numbers(given, n_samples):
@@ -51,6 +57,75 @@ def asked_numbers(given, n_samples):
             "more samples."
         )
     return list(map(int, numbers))
+
+
+def possible_numbers(numbers, X, rows, name="X"):
+    """Leave out numbers of clusters that are above the number of distinct rows.
+
+    Parameters
+    ----------
+    numbers : list of int
+        Increasing.
+    X : array-like or list of length n
+        Files and pictures are not compared.
+    rows : ndarray of int
+        Those from which the evidence is gathered.
+    name : str
+        What X is to the user.
+
+    Returns
+    -------
+    possible : list of int
+
+    Raises
+    ------
+    ValueError
+        If none is left.
+    """
+    n = n_distinct(X, rows, numbers[-1])
+    possible = [k for k in numbers if k <= n]
+    if possible == numbers:
+        return numbers
+    known = f"Only {n} of the {len(rows)} rows of {name} are distinct"
+    if n == 1:
+        known = f"All {len(rows)} rows of {name} are equal"
+    if not possible:
+        raise ValueError(
+            f"{known}: they cannot be put into {numbers[0]} clusters. Pass "
+            f"{f'numbers up to {n}, or ' if n > 1 else ''}other samples."
+        )
+    warn(f"{known}: of the numbers of clusters, those above {n} are not tried.")
+    return possible
+
+
+def n_distinct(X, rows, most):
+    """Count the distinct ones among some rows of X, up to some number.
+
+    Parameters
+    ----------
+    X : array-like or list of length n
+        All files and pictures are taken for distinct.
+    rows : ndarray of int
+    most : int
+
+    Returns
+    -------
+    n_distinct : int
+        ``most`` at the most.
+    """
+    if are_pictures(X):
+        return most
+    seen: set[bytes] = set()
+    for start in range(0, len(rows), BLOCK):
+        block = _safe_indexing(X, rows[start : start + BLOCK])
+        block = block.detach().cpu() if hasattr(block, "detach") else block
+        block = np.asarray(block.toarray() if issparse(block) else block)
+        if not block.size:  # the clusterer refuses rows without values
+            return most
+        seen.update(row.tobytes() for row in block)
+        if len(seen) >= most:
+            return most
+    return len(seen)
 
 
 def parts_of(estimator, parameter):

@@ -25,7 +25,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(results) -> Choice:
+def choose(results, is_open=True) -> Choice:
     """Take the highest silhouette among the numbers that are about as stable as any.
 
     Of numbers whose silhouettes are within one per cent of it, the smallest is taken.
@@ -35,6 +35,8 @@ def choose(results) -> Choice:
     results : dict
         With ``n_clusters``, increasing, ``stability`` and ``silhouette``: ndarrays of
         shape (n_candidates,).
+    is_open : bool
+        Whether there may be more clusters than the last number.
 
     Returns
     -------
@@ -65,12 +67,12 @@ def choose(results) -> Choice:
     close = [best, *(int(i) for i in ranked if silhouette[i] >= near and i != best)]
     confidence, remark = _judge(best, close, stability[best], numbers)
     # what is tied with the last number may be beaten, too, by what lies beyond it
-    ends = [i for i in tied if i == len(numbers) - 1]
-    ends += [0] if best == 0 and numbers[0] > 2 else []
-    if ends and len(numbers) > 1:
-        is_end = "are the ends" if len(ends) > 1 else "is an end"
+    at_ends = [i for i in tied if i == len(numbers) - 1 and is_open]
+    at_ends += [0] if best == 0 and numbers[0] > 2 else []
+    if at_ends and len(numbers) > 1:
+        is_end = "are the ends" if len(at_ends) > 1 else "is an end"
         hint = (
-            f"{_listed(numbers[sorted(ends)])} {is_end} of the numbers that were "
+            f"{_listed(numbers[sorted(at_ends)])} {is_end} of the numbers that were "
             "tried: pass numbers beyond."
         )
         remark = hint if confidence != "low" else f"{remark} {hint}"

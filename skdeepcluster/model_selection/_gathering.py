@@ -12,6 +12,7 @@ from sklearn.utils import _safe_indexing, check_array, check_random_state
 from .._progress import say
 from ..metrics import cluster_balance
 from ..metrics._spaces import own_embedding
+from ._asked import n_distinct, possible_numbers
 from ._evidence import Silhouettes, generalization, reduced, stability
 
 
@@ -88,6 +89,8 @@ def in_embedding(embedding, numbers, search, seed):
     from sklearn.cluster import KMeans
 
     E = embedding[np.isfinite(embedding).all(axis=1)]
+    # images that differ may be one and the same to a network
+    numbers = possible_numbers(numbers, E, np.arange(len(E)), "the embedding")
     kmeans = KMeans(n_init=3, random_state=seed)
     return by_refits(kmeans, "n_clusters", E, None, numbers, search, seed)
 
@@ -116,16 +119,20 @@ def by_refits(clusterer, parameter, X, y, numbers, search, seed):
     silhouettes = Silhouettes(space, rng)
     # the same halves for every number: curves are compared, not single values
     orders = [rng.permutation(len(read)) for _ in range(search.n_splits)]
+    splits = [(order[: len(order) // 2], order[len(order) // 2 :]) for order in orders]
+    # a half has no more clusters than it has distinct rows
+    most = [
+        [n_distinct(X, read[half], numbers[-1]) for half in halves] for halves in splits
+    ]
     rows = []
     for k, whole in zip(numbers, fitted, strict=True):
         labels = labels_of(whole, X)[read]
         pairs = []
-        for order in orders:
-            halves = order[: len(order) // 2], order[len(order) // 2 :]
+        for halves, limits in zip(splits, most, strict=True):
             seeds = rng.randint(2**31 - 1, size=2)
             said = [
-                fit_to(clusterer, parameter, k, X, y, read[half], int(s)).predict(X)
-                for half, s in zip(halves, seeds, strict=True)
+                fit_to(clusterer, parameter, min(k, n), X, y, read[half], s).predict(X)
+                for half, n, s in zip(halves, limits, seeds.tolist(), strict=True)
             ]
             pairs.append(
                 _compare(space, [np.asarray(one)[read] for one in said], halves)
@@ -147,7 +154,7 @@ def by_refits(clusterer, parameter, X, y, numbers, search, seed):
         if search.verbose:
             values = ("stability", "silhouette", "generalization", "smallest")
             told = ", ".join(f"{name} {rows[-1][name]:.2f}" for name in values)
-            say(f"n_clusters={k}: {told}")
+            say(f"{k} clusters: {told}")
     results = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return Found(results, space, fitted)
 

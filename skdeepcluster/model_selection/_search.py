@@ -18,7 +18,7 @@ from .._input.paths import listed
 from .._meta import MetaClusterer, can
 from .._parameters import AtLeastTwo, Auto, Count, RandomState
 from ..metrics._spaces import comparable_embedding
-from ._asked import asked_numbers, learns, parts_of
+from ._asked import asked_numbers, learns, parts_of, possible_numbers
 from ._choice import choose
 from ._gathering import by_refits, fit_to, in_embedding, labels_of
 
@@ -49,7 +49,8 @@ class NClustersSearch(MetaClusterer):
         or a pipeline that ends in one. It is cloned; the steps of a pipeline before
         the last one are fitted once, to all samples.
     n_clusters
-        Numbers of clusters to try, from 2 to half the number of samples. ``"auto"`` is
+        Numbers of clusters to try, from 2 to half the number of samples. Numbers above
+        that of distinct samples are left out, with a warning. ``"auto"`` is
         ``range(2, 16)``, or as far as the samples reach. An int asks for that number
         alone: the evidence for it is gathered, and nothing is chosen.
     parameter
@@ -158,8 +159,8 @@ class NClustersSearch(MetaClusterer):
         Raises
         ------
         ValueError
-            If a number of clusters is out of its range, or the estimator has no such
-            parameter.
+            If a number of clusters is out of its range, above the number of distinct
+            samples, or the estimator has no such parameter.
         """
         X = listed(X)
         seed = make_seed(self.random_state)
@@ -168,12 +169,12 @@ class NClustersSearch(MetaClusterer):
         if self.max_samples is not None and n_samples > self.max_samples:
             rng = check_random_state(seed)
             rows = np.sort(rng.choice(n_samples, self.max_samples, replace=False))
-        numbers = asked_numbers(
-            self.n_clusters, n_samples if rows is None else len(rows)
-        )
+        used = np.arange(n_samples) if rows is None else rows
+        asked = asked_numbers(self.n_clusters, len(used))
         front, last, parameter = parts_of(self.estimator, self.parameter)
         Z = X if front is None else front.fit_transform(X, y)
         Z, y = indexable(Z, y)  # parts of them will be taken
+        numbers = possible_numbers(asked, Z, used)
         models = {}
         if self.strategy == "embedding" or (self.strategy == "auto" and learns(last)):
             most = numbers[-1]
@@ -188,8 +189,9 @@ class NClustersSearch(MetaClusterer):
             some_Z = _safe_indexing(Z, rows)
             found = by_refits(last, parameter, some_Z, some_y, numbers, self, seed)
         self.results_, self.space_ = found.results, found.space
-        choice = choose(self.results_)
-        self.n_clusters_ = k = numbers[choice.position]
+        tried = self.results_["n_clusters"].tolist()
+        choice = choose(self.results_, is_open=tried == asked)
+        self.n_clusters_ = k = tried[choice.position]
         self.candidates_ = choice.candidates
         self.confidence_, self.reason_ = choice.confidence, choice.reason
         chosen = models[k] if k in models else fit_to(last, parameter, k, Z, y)

@@ -178,7 +178,7 @@ class ConfusionDisplay:
         if figure is None:
             size = (max(4.4, n_columns * cell + 1.2), max(2.4, n_rows * cell + 1.2))
             figure = plt.figure(figsize=figsize or size, layout="constrained")
-        quiet, strong = inks(figure)
+        quiet, strong, *_ = inks(figure)
         ax = figure.subplots()
         self.figure_, self.ax_ = figure, ax
         shares = self.table / np.maximum(self.table.sum(axis=1, keepdims=True), 1)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from .._input.paths import listed
-from ._style import QUIET, STRONG, last_step, pyplot
+from ._style import inks, last_step, pyplot
 from ._tiles import (
     draw_tile,
     proportions,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ROW, LABEL, TREE = 0.42, 0.8, 2.6  # inches: a row, the text beside it, the tree
 # Okabe and Ito's, which colour-blind people tell apart; grey is above the cut
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 class DendrogramDisplay:
@@ -260,7 +260,7 @@ class DendrogramDisplay:
         n_leaves = len(self.tree.sizes_)
         drawn = dendrogram(self.tree.linkage_, no_plot=True)
         self.order_ = np.array(drawn["leaves"], dtype=np.int64)
-        colors = self._colors()  # before a figure is made: it refuses a wrong cut
+        left = self._left()  # before a figure is made: it refuses a wrong cut
         tall = proportions(image for row in self.images for image in row)
         tall = tall if self.images else 1.0
         n_images = max(map(len, self.images), default=0)
@@ -270,48 +270,53 @@ class DendrogramDisplay:
             figure = plt.figure(figsize=figsize or size, layout="constrained")
         axes = figure.subplots(1, 2, width_ratios=widths)
         self.figure_, self.axes_ = figure, axes
-        self._draw_tree(axes[0], drawn, colors)
-        self._draw_rows(axes[1], colors, tall, n_images, cmap)
-        figure.suptitle(self.title, fontsize=10, color=STRONG)
+        ink = inks(figure)
+        colors = [(*COLORS, ink.strong)[rank % (len(COLORS) + 1)] for rank in left]
+        self._draw_tree(axes[0], drawn, colors, ink)
+        self._draw_rows(axes[1], colors, tall, n_images, cmap, ink)
+        figure.suptitle(self.title, fontsize=10, color=ink.strong)
         return self
 
-    def _colors(self):
-        """Color of each row, by the cluster that it is in at the cut."""
+    def _left(self):
+        """Number the clusters at the cut from the top: that of each row."""
         if self.n_clusters is None:
-            return [STRONG] * len(self.order_)
-        left = self.tree.leaves_at(self.n_clusters)[self.order_]
-        # by their order from the top, so that neighbours differ
-        ranks = {cluster: i for i, cluster in enumerate(dict.fromkeys(left.tolist()))}
-        return [COLORS[ranks[cluster] % len(COLORS)] for cluster in left.tolist()]
+            return [len(COLORS)] * len(self.order_)
+        left = self.tree.leaves_at(self.n_clusters)[self.order_].tolist()
+        ranks = {cluster: rank for rank, cluster in enumerate(dict.fromkeys(left))}
+        return [ranks[cluster] for cluster in left]
 
-    def _draw_tree(self, ax, drawn, colors):
+    def _draw_tree(self, ax, drawn, colors, ink):
         heights, cut = self.tree.linkage_[:, 2], self.n_clusters
         below = np.inf
         if cut is not None and 1 < cut:
             n_merged = len(heights) + 1 - cut
             lower = heights[n_merged - 1] if n_merged else 0.0
             below = (lower + heights[n_merged]) / 2
-            ax.axvline(below, color=QUIET, linestyle="--", lw=1)
+            ax.axvline(below, color=ink.quiet, linestyle="--", lw=1)
         for y, x in zip(drawn["icoord"], drawn["dcoord"], strict=True):
             rows = (np.array(y) - 5) / 10  # scipy has leaves at 5, 15, 25, ...
             one = cut is not None and x[1] < below
-            color = colors[int(rows[0])] if one else QUIET
+            color = colors[int(rows[0])] if one else ink.quiet
             ax.plot(x, rows, color=color, lw=1.8 if one else 1.0)
         ax.set(ylim=(len(colors) - 0.5, -0.5), yticks=[])
         ax.set_xlim(1.03 * heights[-1] or 1.0, 0)
-        ax.set_xlabel("distance of what is merged", fontsize=8, color=QUIET)
-        ax.tick_params(labelsize=8, color="0.7", labelcolor=QUIET)
+        ax.set_xlabel("distance of what is merged", fontsize=8, color=ink.quiet)
+        ax.tick_params(labelsize=8, color=ink.pale, labelcolor=ink.quiet)
         ax.spines[["top", "left", "right"]].set_visible(False)
-        ax.spines["bottom"].set_color("0.7")
+        ax.set_facecolor("none")
+        ax.spines["bottom"].set_color(ink.pale)
 
-    def _draw_rows(self, ax, colors, tall, n_images, cmap):
+    def _draw_rows(self, ax, colors, tall, n_images, cmap, ink):
         text, n_rows = LABEL * tall / ROW, len(colors)  # in widths of an image
         for row, (leaf, color) in enumerate(zip(self.order_, colors, strict=True)):
             bottom = (n_rows - 1 - row) * tall
             cluster = self.tree.labels[self.tree.members_[leaf][0]]
             label = f"{cluster} · {self.tree.sizes_[leaf]:,}"
             at = text - 0.15, bottom + tall / 2
-            ax.text(*at, label, ha="right", va="center", fontsize=8, color=color)
+            ax.text(*at, label, ha="right", va="center", fontsize=8, color=ink.strong)
+            if self.n_clusters is not None:
+                high = bottom + 0.15 * tall, bottom + 0.85 * tall
+                ax.plot((0, 0), high, color=color, lw=3, solid_capstyle="butt")
             for i, image in enumerate(self.images[leaf] if self.images else ()):
                 args = tall, cmap, self.value_range
                 draw_tile(ax, image, text + i, bottom, *args)
@@ -322,7 +327,7 @@ class DendrogramDisplay:
             if n_images
             else "cluster · size"
         )
-        ax.set_title(head, fontsize=8, color=QUIET, loc="left")
+        ax.set_title(head, fontsize=8, color=ink.quiet, loc="left")
 
 
 def _title(tree, estimator=None):

@@ -19,9 +19,10 @@ from ._map import (
     extent,
     middles,
     one_of_each_first,
+    outlines,
     reduced,
 )
-from ._style import LINE, PALETTE, background, inks, is_dark, last_step, pyplot
+from ._style import LINE, MARKERS, PALETTE, inks, last_step, pyplot
 from ._tiles import require_images, take_images, to_range
 
 if TYPE_CHECKING:
@@ -36,10 +37,10 @@ AROUND = 0.1  # what belongs to one place of the map, of its side
 class EmbeddingDisplay:
     """A map of all samples in two dimensions, with some of their images.
 
-    Each point is a sample, its colour the label. Thumbnails do not cover each other:
-    one of each label, if there is room, then some from all over the map. Up to ten
-    labels are named beside the map. More are named within it, and those that have the
-    same colour are far from each other.
+    Each point is a sample, its colour and shape the label. Thumbnails do not cover each
+    other: one of each label, if there is room, then some from all over the map. Up to
+    ten labels are named beside the map. More are named within it, and those that have
+    the same colour are far from each other.
 
     Make it with :meth:`from_estimator` or :meth:`from_embedding`; the parameters are
     stored as attributes. A map keeps some distances and bends others: what looks like
@@ -327,21 +328,22 @@ class EmbeddingDisplay:
             width, height = np.ptp(box(self.positions), axis=0)
             size = (7.2, 0.8 + 5.4 * np.clip(height / (width or 1.0), 0.4, 1.2))
             figure = plt.figure(figsize=figsize or size, layout="constrained")
-        quiet, strong = inks(figure)
+        ink = inks(figure)
         self.figure_, self.ax_ = figure, figure.subplots()
         places = self._middles()
-        none = "0.4" if is_dark(background(figure)) else "0.8"
-        colors = np.array([*PALETTE, none])
-        of_label = np.append(colors_apart(places, len(PALETTE)), len(PALETTE))
-        colors = colors[of_label] if self.labels is not None else np.array([LINE])
-        self._draw_points(colors)
+        colors, markers = np.array([LINE]), np.array(["o"])
+        if self.labels is not None:
+            which = np.append(colors_apart(places, len(PALETTE)), len(PALETTE))
+            colors = np.array([*PALETTE, ink.pale])[which]
+            markers = np.array([*MARKERS, "X"])[which]
+        self._draw_points(colors, markers)
         for image, index in zip(self.images, self.indices, strict=True):
             self._draw_image(image, index, colors, cmap)
-        self._draw_names(places, colors, strong, quiet)
-        self.ax_.set(aspect="equal", xticks=[], yticks=[])
-        self.ax_.spines[:].set_color(quiet)
+        self._draw_names(places, colors, markers, ink)
+        self.ax_.set(aspect="equal", xticks=[], yticks=[], facecolor="none")
+        self.ax_.spines[:].set_color(ink.quiet)
         self.ax_.spines[:].set_linewidth(0.5)
-        figure.suptitle(self.title, fontsize=10, color=strong)
+        figure.suptitle(self.title, fontsize=10, color=ink.strong)
         return self
 
     @property
@@ -365,11 +367,11 @@ class EmbeddingDisplay:
         radius = AROUND * extent(self.positions)
         return middles(self.positions, self._numbers, len(self._names), radius)
 
-    def _draw_points(self, colors):
+    def _draw_points(self, colors, markers):
         there = np.flatnonzero(~np.isnan(self.positions).any(axis=1))
         # in an order of no meaning, or the last label would cover the others
         there = np.random.RandomState(0).permutation(there)
-        self.ax_.scatter(
+        points = self.ax_.scatter(
             *self.positions[there].T,
             c=colors[self._numbers[there]],
             s=np.clip(3e4 / max(1, len(there)), 1.5, 24),
@@ -377,6 +379,8 @@ class EmbeddingDisplay:
             linewidths=0,
             rasterized=len(there) > 10_000,
         )
+        # one collection of all shapes: each of its own would cover those before it
+        points.set_paths(outlines(markers)[self._numbers[there]])
         low, high = box(self.positions)
         margin = 0.6 * self.side + 0.02 * extent(self.positions)
         self.ax_.set_xlim(low[0] - margin, high[0] + margin)
@@ -402,36 +406,36 @@ class EmbeddingDisplay:
 
         self.ax_.add_patch(Rectangle((x - dx, y - dy), 2 * dx, 2 * dy, **frame))
 
-    def _draw_names(self, places, colors, strong, quiet):
+    def _draw_names(self, places, colors, markers, ink):
         """Write the labels at their places; list up to ten with their sizes."""
         if self.labels is None:
             return
         from matplotlib.lines import Line2D
         from matplotlib.patheffects import withStroke
 
-        halo = [withStroke(linewidth=2.5, foreground=background(self.figure_))]
+        halo = [withStroke(linewidth=2.5, foreground=ink.paper)]
         style: dict[str, Any] = {"size": 9, "weight": "bold", "zorder": 3}
-        style |= {"color": strong, "path_effects": halo, "ha": "center", "va": "center"}
+        style |= {"color": ink.strong, "path_effects": halo, "ha": "center"}
         for name, place in zip(self._names, places, strict=True):
             if not np.isnan(place).any():
                 x, y = place
-                self.ax_.text(x, y, str(name), **style)
+                self.ax_.text(x, y, str(name), va="center", **style)
         numbers = self._numbers
         sizes = np.bincount(numbers[numbers >= 0], minlength=len(places))
-        rows = list(zip(self._names, colors, sizes, strict=False))
+        rows = list(zip(self._names, sizes, colors, markers, strict=False))
         if (numbers < 0).any():
-            rows.append(("none", colors[-1], int((numbers < 0).sum())))
+            rows.append(("none", int((numbers < 0).sum()), colors[-1], markers[-1]))
         if len(places) > len(PALETTE):
             return
-        dot: dict[str, Any] = {"marker": "o", "ls": "", "ms": 6, "mew": 0}
+        dot: dict[str, Any] = {"ls": "", "ms": 6, "mew": 0}
         self.ax_.legend(
-            [Line2D([], [], color=color, **dot) for _, color, _ in rows],
-            [f"{name} · {size:,}" for name, _, size in rows],
+            [Line2D([], [], color=c, marker=m, **dot) for *_, c, m in rows],
+            [f"{name} · {size:,}" for name, size, _, _ in rows],
             loc="center left",
             bbox_to_anchor=(1, 0.5),
             fontsize=8,
             frameon=False,
-            labelcolor=quiet,
+            labelcolor=ink.quiet,
             handletextpad=0.2,
         )
 

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._engine.randomness import make_seed
 from .._input.paths import listed
-from ._style import QUIET, STRONG, pyplot
+from ._style import inks, pyplot
 from ._tiles import (
     draw_tile,
     in_use,
@@ -349,17 +349,17 @@ class FacetsDisplay:
         for ax, (width, height) in zip(self.axes_, sizes, strict=True):
             ax.set(xlim=(0, width), ylim=(0, height), aspect="equal", anchor="N")
             ax.set_axis_off()
+        ink = inks(figure)
         for facet in range(len(self.images)):
-            self._draw_facet(facet, tall, cmap)
+            self._draw_facet(facet, tall, cmap, ink)
         if self.swap_grid:
-            self._draw_grid(tall, cmap)
+            self._draw_grid(tall, cmap, ink)
         for ax, (width, height) in zip(self.axes_, sizes, strict=True):
-            # imshow moved them
-            ax.set(xlim=(0, width), ylim=(0, height))
-        figure.suptitle(self.title, fontsize=10, color=STRONG)
+            ax.set(xlim=(0, width), ylim=(0, height))  # imshow moved them
+        figure.suptitle(self.title, fontsize=10, color=ink.strong)
         return self
 
-    def _draw_facet(self, facet, tall, cmap):
+    def _draw_facet(self, facet, tall, cmap, ink):
         ax = self.axes_[facet]
         rows, drawn = self.images[facet], self.samples[facet]
         first = _width(rows) + APART
@@ -372,18 +372,19 @@ class FacetsDisplay:
             size = self.sizes[facet][row]
             share = f"{size:,} · {size / self.n_samples:.1%}"
             name = f"Cluster {self.clusters[facet][row]}"
-            _write(ax, name, (0, bottom + tall / 2), (-8, 6), "right", weight="bold")
-            _write(ax, share, (0, bottom + tall / 2), (-8, -6), "right", color=QUIET)
+            middle = 0, bottom + tall / 2
+            _write(ax, name, middle, (-8, 6), "right", ink.strong, weight="bold")
+            _write(ax, share, middle, (-8, -6), "right", ink.quiet)
         shown, every = len(rows), self.n_clusters[facet]
         of = f"{shown} of {every}" if shown < every else every
         plural = "s" if every > 1 else ""
         self._head(ax, f"Facet {facet}: {of} cluster{plural}")
         top = len(rows) * tall
-        _write(ax, "most typical", (0, top), (2, 6), "left", color=QUIET)
+        _write(ax, "most typical", (0, top), (2, 6), "left", ink.quiet)
         if _width(drawn):
-            _write(ax, "drawn", (first, top), (2, 6), "left", color=QUIET)
+            _write(ax, "drawn", (first, top), (2, 6), "left", ink.quiet)
 
-    def _draw_grid(self, tall, cmap):
+    def _draw_grid(self, tall, cmap, ink):
         ax, n_rows = self.axes_[-1], len(self.swap_rows)
         for r in range(-1, n_rows):
             heads = self.swap_columns if r < 0 else self.swap_grid[r]
@@ -400,12 +401,13 @@ class FacetsDisplay:
         self._head(ax, f"Facet{plural} {names} exchanged")
         top = (n_rows + 1) * tall + APART
         given = f"facet{plural} {names} from these"
-        _write(ax, given, (1 + APART, top), (2, 6), "left", color=QUIET)
+        _write(ax, given, (1 + APART, top), (2, 6), "left", ink.quiet)
         corner = (0.5, n_rows * tall + APART + tall / 2)
-        _write(ax, "the rest\nfrom these", corner, (0, 0), "center", color=QUIET)
+        _write(ax, "the rest\nfrom these", corner, (0, 0), "center", ink.quiet)
 
     def _head(self, ax, text):
-        ax.set_title(text, fontsize=9, color=STRONG, loc="left", weight="bold", pad=16)
+        title = ax.set_title(text, fontsize=9, loc="left", weight="bold", pad=16)
+        title.set_color(inks(self.figure_).strong)
 
 
 def _swapped(swap, primary_facet, n_facets):
@@ -432,7 +434,7 @@ def _width(rows):
     return max(map(len, rows), default=0)
 
 
-def _write(ax, text, at, offset, ha, color=STRONG, **style):
+def _write(ax, text, at, offset, ha, color, **style):
     # offsets in points, so that lines keep apart at any size of the images
     ax.annotate(
         text,

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from .._engine.randomness import make_seed
 from .._input.layouts import as_images
 from .._input.paths import listed
-from ._style import QUIET, STRONG, pyplot
+from ._style import inks, pyplot
 from ._tiles import (
     draw_tile,
     in_use,
@@ -286,6 +286,8 @@ class GeneratedSheetDisplay:
             figure = plt.figure(figsize=figsize or size, layout="constrained")
         axes = figure.subplots(n_rows, 1, squeeze=False)[:, 0]
         self.figure_, self.axes_ = figure, axes
+        ink = inks(figure)
+        named = {"color": ink.strong, "weight": "bold", "size": 9}
         for row, ax in enumerate(axes):
             for position, image in enumerate(self.real[row]):
                 draw_tile(ax, image, position, tall / 2, tall, cmap, self.value_range)
@@ -296,8 +298,8 @@ class GeneratedSheetDisplay:
             ax.set(xlim=(0, width), ylim=(0, 2 * tall), aspect="equal", anchor="W")
             ax.set_axis_off()
             for text, offset, style in (
-                (f"Cluster {self.clusters[row]}", 6, {"weight": "bold", "size": 9}),
-                (f"{self.sizes[row]:,} images", -6, {"color": QUIET, "size": 8}),
+                (f"Cluster {self.clusters[row]}", 6, named),
+                (f"{self.sizes[row]:,} images", -6, {"color": ink.quiet, "size": 8}),
             ):
                 ax.annotate(
                     text,
@@ -320,10 +322,10 @@ class GeneratedSheetDisplay:
                 textcoords="offset points",
                 ha="left",
                 va="bottom",
-                color=QUIET,
+                color=ink.quiet,
                 size=8,
             )
-        figure.suptitle(self.title, fontsize=9, color=STRONG)
+        figure.suptitle(self.title, fontsize=9, color=ink.strong)
         return self
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from ._style import LINE, QUIET, STRONG, last_step, pyplot
+from ._style import LINE, draw_axes, inks, last_step, pyplot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -151,32 +151,29 @@ class HistoryDisplay:
         for ax in axes[len(names) :]:
             ax.remove()
         self.figure_, self.axes_ = figure, axes[: len(names)]
+        ink = inks(figure)
         # a line through few epochs, or through one, would not be seen
         marks = {"marker": "o", "markersize": 3} if len(epochs) <= 20 else {}
         for position, (name, ax) in enumerate(zip(names, self.axes_, strict=True)):
             if name == "cluster_sizes":
-                self._draw_sizes(ax, epochs, marks)
+                self._draw_sizes(ax, epochs, marks, ink)
             else:
                 values = [number_of(row.get(name)) for row in self.history]
                 ax.plot(epochs, values, color=LINE, lw=1.5, **marks)
-            ax.set_title(name, fontsize=9, color=STRONG, loc="left")
-            ax.tick_params(labelsize=8, color="0.7", labelcolor=QUIET)
-            ax.spines[["top", "right"]].set_visible(False)
-            ax.spines[["left", "bottom"]].set_color("0.7")
-            ax.grid(axis="y", color="0.92")
-            ax.set_axisbelow(True)
+            ax.set_title(name, fontsize=9, color=ink.strong, loc="left")
+            draw_axes(ax, ink)
             ax.xaxis.set_major_locator(
                 MaxNLocator(5, steps=[1, 2, 5, 10], integer=True)
             )
             if position + n_columns >= len(names):  # nothing is below it
-                ax.set_xlabel("epoch", fontsize=8, color=QUIET)
+                ax.set_xlabel("epoch", fontsize=8, color=ink.quiet)
                 ax.tick_params(labelbottom=True)
         if len(epochs) == 1:
             self.axes_[0].set_xlim(epochs[0] - 1, epochs[0] + 1)
-        figure.suptitle(self.title, fontsize=10, color=STRONG)
+        figure.suptitle(self.title, fontsize=10, color=ink.strong)
         return self
 
-    def _draw_sizes(self, ax, epochs, marks):
+    def _draw_sizes(self, ax, epochs, marks, ink):
         kept = [(e, sizes_of(row)) for e, row in zip(epochs, self.history, strict=True)]
         kept = [(e, sizes) for e, sizes in kept if sizes is not None]
         at = [e for e, _ in kept]
@@ -192,7 +189,7 @@ class HistoryDisplay:
             ax.plot(at, values, style, color=LINE, lw=1.2, label=label, **marks)
         ax.set_ylim(0, 1.25 * max(high))  # room for the legend above the lines
         ax.legend(
-            fontsize=7, frameon=False, labelcolor=QUIET, loc="upper center", ncols=3
+            fontsize=7, frameon=False, labelcolor=ink.quiet, loc="upper center", ncols=3
         )
 
 

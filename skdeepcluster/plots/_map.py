@@ -231,3 +231,19 @@ def colors_apart(places, n_colors: int) -> NDArray[np.int64]:
         nearest = [far[colors[:k] == color].min() for color in range(n_colors)]
         colors[k] = int(np.nan_to_num(nearest).argmax())
     return colors
+
+
+def outlines(markers) -> NDArray[np.object_]:
+    """Return shapes as paths, an array of objects.
+
+    Parameters
+    ----------
+    markers : sequence of str
+        Names of matplotlib.
+    """
+    from matplotlib.markers import MarkerStyle
+
+    paths = np.empty(len(markers), object)
+    for i, marker in enumerate(map(MarkerStyle, markers)):
+        paths[i] = marker.get_path().transformed(marker.get_transform())
+    return paths

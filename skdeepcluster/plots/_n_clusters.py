@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from ._style import LINE, QUIET, STRONG, pyplot
+from ._style import LINE, draw_axes, inks, pyplot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -213,25 +213,22 @@ class NClustersDisplay:
             figure = plt.figure(figsize=figsize or (7, 4.4), layout="constrained")
         axes = figure.subplots(2, 2, sharex=True).ravel()
         self.figure_, self.axes_ = figure, axes
+        ink = inks(figure)
         numbers = np.asarray(self.results["n_clusters"])
         stable = stable_ones(self.results["stability"])
         for ax, (name, title) in zip(axes, PANELS.items(), strict=True):
             values = self.results[name]
-            ax.axvline(self.chosen, color=STRONG, linestyle="--", lw=1, zorder=1)
+            ax.axvline(self.chosen, color=ink.strong, linestyle="--", lw=1, zorder=1)
             ax.plot(numbers, values, color=LINE, lw=1.5, zorder=2)
             filled = (
                 np.isin(numbers, self.candidates) if name == "silhouette" else stable
             )
-            faces = [LINE if one else "white" for one in filled]
-            edges = [LINE if one else "0.6" for one in stable]
+            faces = [LINE if one else ink.paper for one in filled]
+            edges = [LINE if one else ink.quiet for one in stable]
             ax.scatter(numbers, values, s=20, c=faces, edgecolors=edges, zorder=3)
-            ax.set_title(title, fontsize=9, color=STRONG, loc="left")
-            ax.tick_params(labelsize=8, color="0.7", labelcolor=QUIET)
+            ax.set_title(title, fontsize=9, color=ink.strong, loc="left")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            ax.spines[["top", "right"]].set_visible(False)
-            ax.spines[["left", "bottom"]].set_color("0.7")
-            ax.grid(axis="y", color="0.92")
-            ax.set_axisbelow(True)
+            draw_axes(ax, ink)
         mean, spread = self.results["stability"], self.results["stability_std"]
         axes[1].fill_between(
             numbers, mean - spread, mean + spread, color=LINE, alpha=0.15, lw=0
@@ -240,6 +237,6 @@ class NClustersDisplay:
             ax.set_ylim(min(0, ax.get_ylim()[0]), 1.05)
         axes[3].set_ylim(bottom=0)
         for ax in axes[2:]:
-            ax.set_xlabel("number of clusters", fontsize=8, color=QUIET)
-        figure.suptitle(self.title, fontsize=10, color=STRONG)
+            ax.set_xlabel("number of clusters", fontsize=8, color=ink.quiet)
+        figure.suptitle(self.title, fontsize=10, color=ink.strong)
         return self

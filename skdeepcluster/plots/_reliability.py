@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..metrics._clustering import mean_gap, reliability
 from ..metrics._scorers import with_probabilities
-from ._style import LINE, QUIET, STRONG, last_step, pyplot
+from ._style import LINE, draw_axes, inks, last_step, pyplot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -222,22 +222,21 @@ class ReliabilityDisplay:
         axes = figure.subplots(2, 1, sharex=True, gridspec_kw=heights)
         self.figure_, self.axes_ = figure, axes
         bars, shares = axes
+        ink = inks(figure)
         left = np.arange(len(self.sizes)) / len(self.sizes)
-        style = {"width": 1 / len(left), "align": "edge", "edgecolor": "white"}
+        style = {"width": 1 / len(left), "align": "edge", "edgecolor": ink.paper}
         bars.bar(left, np.nan_to_num(self.accuracies), color=LINE, **style)
         # dots at the mean confidence of a bin: the diagonal is what they should meet
-        bars.plot(self.confidences, self.accuracies, ".", color=STRONG, markersize=4)
-        bars.plot((0, 1), (0, 1), "--", color=QUIET, lw=1)
+        bars.plot(
+            self.confidences, self.accuracies, ".", color=ink.strong, markersize=4
+        )
+        bars.plot((0, 1), (0, 1), "--", color=ink.quiet, lw=1)
         bars.set(xlim=(0, 1), ylim=(0, 1))
-        bars.set_ylabel("accuracy", fontsize=8, color=QUIET)
-        shares.bar(left, self.sizes / max(1, self.sizes.sum()), color="0.7", **style)
-        shares.set_ylabel("share", fontsize=8, color=QUIET)
-        shares.set_xlabel("confidence", fontsize=8, color=QUIET)
+        bars.set_ylabel("accuracy", fontsize=8, color=ink.quiet)
+        shares.bar(left, self.sizes / max(1, self.sizes.sum()), color=ink.pale, **style)
+        shares.set_ylabel("share", fontsize=8, color=ink.quiet)
+        shares.set_xlabel("confidence", fontsize=8, color=ink.quiet)
         for ax in axes:
-            ax.tick_params(labelsize=8, color="0.7", labelcolor=QUIET)
-            ax.spines[["top", "right"]].set_visible(False)
-            ax.spines[["left", "bottom"]].set_color("0.7")
-            ax.grid(axis="y", color="0.92")
-            ax.set_axisbelow(True)
-        figure.suptitle(self.title, fontsize=10, color=STRONG)
+            draw_axes(ax, ink)
+        figure.suptitle(self.title, fontsize=10, color=ink.strong)
         return self

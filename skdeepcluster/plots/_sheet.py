@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from .._input.paths import listed
 from ._chosen import ORDERS, check_choice, check_labels, choose, names_of
 from ._rows import draw_row
-from ._style import STRONG, last_step, pyplot
+from ._style import inks, last_step, pyplot
 from ._tiles import (
     TILE,
     in_use,
@@ -445,5 +445,5 @@ class ClusterSheetDisplay:
         self.figure_, self.axes_ = figure, axes[:n_clusters]
         for row, ax in enumerate(self.axes_):
             draw_row(self, ax, row, per_line, lines[row], tall, below, cmap)
-        figure.suptitle(self.title, fontsize=10, color=STRONG)
+        figure.suptitle(self.title, fontsize=10, color=inks(figure).strong)
         return self

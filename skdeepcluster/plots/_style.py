@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-QUIET, STRONG, LINE = "0.45", "0.1", "#2b6cb0"
+LINE = "#2b6cb0"
 # ten colours that people with any colour vision tell apart: M. A. Petroff, "Accessible
 # color sequences for data visualization", 2021
 PALETTE = (
@@ -19,6 +19,28 @@ PALETTE = (
     "#717581",
     "#92dadd",
 )
+# one shape for each, so that colour is never all that tells labels apart
+MARKERS = ("o", "s", "^", "D", "P", "<", "*", "d", "v", ">")
+
+
+class Inks(NamedTuple):
+    """Colours that can be seen on a figure, light or dark.
+
+    Attributes
+    ----------
+    quiet, strong : str
+        Of text.
+    pale, faint : str
+        Of axes, and of lines behind the data.
+    paper : tuple of 3 float
+        What is behind.
+    """
+
+    quiet: str
+    strong: str
+    pale: str
+    faint: str
+    paper: tuple[float, float, float]
 
 
 def pyplot(caller: str) -> Any:
@@ -53,6 +75,20 @@ def is_dark(rgb: Any) -> bool:
     return 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
 
 
-def inks(figure: Any) -> tuple[str, str]:
-    """Colours of quiet and of strong text that can be read on a figure."""
-    return ("0.65", "0.95") if is_dark(background(figure)) else (QUIET, STRONG)
+def inks(figure: Any) -> Inks:
+    """Colours that can be seen on a figure."""
+    paper = background(figure)
+    shades = ("0.65", "0.95", "0.45", "0.25")
+    if not is_dark(paper):
+        shades = ("0.45", "0.1", "0.7", "0.92")
+    return Inks(*shades, paper)
+
+
+def draw_axes(ax: Any, ink: Inks) -> None:
+    """Draw the axes of a curve: two spines, and lines across at the ticks."""
+    ax.set_facecolor("none")  # the colours are those for the figure
+    ax.tick_params(labelsize=8, color=ink.pale, labelcolor=ink.quiet)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(ink.pale)
+    ax.grid(axis="y", color=ink.faint)
+    ax.set_axisbelow(True)

@@ -128,7 +128,7 @@ def fit_weights(network: nn.Module, state: dict, heads: tuple, source: str) -> N
     for what, names in (("missing", missing), ("unexpected", unexpected)):
         if names:
             first = min(names, key=in_order.index)
-            faults.append(f"{len(names)} names are {what}, the first is {first!r}")
+            faults.append(f"{what} names: {len(names)}, the first is {first!r}")
     if misshapen:
         first = min(misshapen, key=in_order.index)
         faults.append(

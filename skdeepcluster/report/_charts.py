@@ -15,18 +15,20 @@ POINTS = 300  # of a curve: more than a box has pixels would only cost bytes
 
 @dataclass
 class Curve:
-    """A panel of the training's course.
+    """A panel with a curve, or several.
 
     Attributes
     ----------
     name : str
-    lines : list of tuple (label, style, path)
     low, high : str
         The values at the lower and upper edge.
     first, last : str
-        The epochs at its sides.
+        What is at its sides: epochs, or numbers of clusters.
     end : str
-        The last value, or values.
+        The last value, or values; or those of what was chosen.
+    axis : str
+        What is from side to side.
+    lines : list of tuple (label, style, path)
     """
 
     name: str
@@ -35,6 +37,7 @@ class Curve:
     first: str
     last: str
     end: str
+    axis: str
     lines: list = field(default_factory=list)
 
 
@@ -77,8 +80,50 @@ def _curve(name, history, epochs):
     ends = [one[np.isfinite(one)][-1] for one in values]
     named = zip([part[0] for part in parts], ends, strict=True)
     end = ", ".join(f"{label} {value:,.4g}".strip() for label, value in named)
-    first, last = f"{epochs[0]:g}", f"{epochs[-1]:g}"
-    return Curve(title, f"{low:,.3g}", f"{high:,.3g}", first, last, end, lines)
+    return _panel(title, epochs, low, high, end, "epoch", lines)
+
+
+def evidence_curve(
+    name, numbers, values, chosen, candidates, low=np.inf, high=-np.inf
+) -> Curve:
+    """Turn values for several numbers of clusters into a panel.
+
+    Parameters
+    ----------
+    name : str
+    numbers : list of int
+    values : list of float
+    chosen : int
+        The number at which there is a dashed line.
+    candidates : list of int
+        Numbers at which there are dots.
+    low, high : float, default=inf, -inf
+        Values that the edges enclose as well.
+
+    Returns
+    -------
+    curve : Curve
+    """
+    values = np.asarray(values, float)
+    low = float(values.min(initial=low))
+    high = float(values.max(initial=high))
+    dots = [
+        _path(numbers, np.where(np.equal(numbers, one), values, np.nan), low, high)
+        for one in candidates
+    ]
+    at = WIDE * (chosen - numbers[0]) / (numbers[-1] - numbers[0])
+    lines = [
+        ("chosen", "chosen", f"M{at:.1f} 0V{HIGH}"),
+        ("", "", _path(numbers, values, low, high)),
+        ("candidates", "dots", "".join(dots)),
+    ]
+    end = f"{values[numbers.index(chosen)]:.2f} for {chosen} clusters"
+    return _panel(name, numbers, low, high, end, "number of clusters", lines)
+
+
+def _panel(name, across, low, high, end, axis, lines):
+    sides = f"{across[0]:g}", f"{across[-1]:g}"
+    return Curve(name, f"{low:,.3g}", f"{high:,.3g}", *sides, end, axis, lines)
 
 
 def _path(x, y, low, high):

@@ -31,6 +31,9 @@ class Clustering:
     embedding : array of shape (n, d), or None
     positions : ndarray of shape (n, 2), float64, or None
     names : list of str
+    agreement : ndarray of shape (n,), float64, or None
+        Share of the runs that agree with the label; NaN only where that is -1.
+    cluster_agreement : ndarray of shape (n_clusters,), float64, or None
     """
 
     pictures: Pictures
@@ -40,6 +43,8 @@ class Clustering:
     embedding: np.ndarray | None
     positions: np.ndarray | None
     names: list[str]
+    agreement: np.ndarray | None = None
+    cluster_agreement: np.ndarray | None = None
 
     def __len__(self):
         return len(self.labels)
@@ -61,13 +66,24 @@ class Clustering:
         return dict(zip(found.tolist(), np.split(order, first[1:]), strict=True))
 
 
-def checked(pictures, labels, n_clusters, confidence, embedding, positions, names):
+def checked(
+    pictures,
+    labels,
+    n_clusters,
+    confidence,
+    embedding,
+    positions,
+    names,
+    agreement=None,
+    cluster_agreement=None,
+):
     """Check what was passed, and put it together.
 
     Parameters
     ----------
     pictures : Pictures
     labels, n_clusters, confidence, embedding, positions, names : object
+    agreement, cluster_agreement : object, optional
         As they were passed.
 
     Returns
@@ -107,12 +123,25 @@ def checked(pictures, labels, n_clusters, confidence, embedding, positions, name
     own = labels >= 0
     if confidence is not None:
         confidence = _numbers(confidence, "confidence", n, 1, own)
-        if ((confidence < 0) | (confidence > 1)).any():
+        what = "predict_proba(X).max(axis=1)"
+        _check_unit(confidence, "confidence", "probabilities", what)
+    if agreement is not None:
+        agreement = _numbers(agreement, "agreement", n, 1, own)
+        what = "agreement_ of a ConsensusClusterer"
+        _check_unit(agreement, "agreement", "shares", what)
+    if cluster_agreement is not None:
+        cluster_agreement = np.asarray(cluster_agreement, np.float64)
+        if cluster_agreement.shape != (n_clusters,):
             raise ValueError(
-                f"confidence goes from {np.nanmin(confidence):.3g} to "
-                f"{np.nanmax(confidence):.3g}; probabilities from 0 to 1 were "
-                "expected. Pass predict_proba(X).max(axis=1)."
+                f"cluster_agreement has shape {cluster_agreement.shape}; one number "
+                f"for each of the {n_clusters} clusters was expected. Pass "
+                "cluster_agreement_ of a ConsensusClusterer, and n_clusters= if the "
+                "last clusters are empty."
             )
+        if np.isnan(cluster_agreement).any():
+            raise ValueError("cluster_agreement holds NaN. Pass a number for each.")
+        what = "cluster_agreement_ of a ConsensusClusterer"
+        _check_unit(cluster_agreement, "cluster_agreement", "shares", what)
     if embedding is not None:
         embedding = _array(embedding, "embedding", n, 2)
         for start in range(0, n, 4096):  # a memory map is not read as a whole
@@ -129,8 +158,25 @@ def checked(pictures, labels, n_clusters, confidence, embedding, positions, name
     if len(names) != n:
         raise ValueError(f"Got {len(names)} names for {n} images. Pass one for each.")
     return Clustering(
-        pictures, labels, int(n_clusters), confidence, embedding, positions, names
+        pictures,
+        labels,
+        int(n_clusters),
+        confidence,
+        embedding,
+        positions,
+        names,
+        agreement,
+        cluster_agreement,
     )
+
+
+def _check_unit(values, name, kind, what):
+    low, high = np.nanmin(values, initial=0), np.nanmax(values, initial=0)
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"{name} goes from {np.nanmin(values):.3g} to {np.nanmax(values):.3g}; "
+            f"{kind} from 0 to 1 were expected. Pass {what}."
+        )
 
 
 def _array(values, name, n, ndim):

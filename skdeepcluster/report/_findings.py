@@ -11,9 +11,12 @@ MANY = 0.25  # share of such images that is worth a word
 LARGE = 0.5  # share of one cluster that is worth a word
 SMALL = 0.1  # of the mean size of a cluster
 LISTED = 10  # numbers that a sentence names
+# of the agreement of runs on a cluster: Hennig, "Cluster-wise assessment of cluster
+# stability", 2007
+DISSOLVED, STABLE = 0.5, 0.75
 
 
-def findings(clustering, groups, unreadable):
+def findings(clustering, groups, unreadable, how_many=None):
     """Say what looks wrong with a clustering.
 
     Parameters
@@ -23,6 +26,7 @@ def findings(clustering, groups, unreadable):
         Of duplicates.
     unreadable : dict of str
         The reason why an image could not be read, by its row.
+    how_many : HowMany, optional
 
     Returns
     -------
@@ -58,6 +62,12 @@ def findings(clustering, groups, unreadable):
             f"{_images(outside)} ({outside / n:.1%}) {_is(outside)} in no cluster "
             "(label -1)."
         )
+    if how_many is not None and how_many.confidence == "low":
+        said.append(
+            f"The number of clusters, {how_many.n_clusters}, was chosen with low "
+            'confidence: read "How many clusters".'
+        )
+    said += _of_agreement(clustering)
     said += _of_confidence(clustering)
     said += _of_duplicates(groups)
     if unreadable:
@@ -65,6 +75,30 @@ def findings(clustering, groups, unreadable):
         said.append(
             f"{_images(len(unreadable))} that this page was to show could not be read; "
             f"the first is {clustering.name(row)}, which {reason}."
+        )
+    return said
+
+
+def _of_agreement(clustering):
+    if clustering.cluster_agreement is None:
+        return []
+    agreement = {k: clustering.cluster_agreement[k] for k in clustering.clusters}
+    accidents = [k for k, value in agreement.items() if value < DISSOLVED]
+    rough = [k for k, v in agreement.items() if DISSOLVED <= v < STABLE]
+    said = []
+    if accidents:
+        one = len(accidents) == 1
+        verb = "cluster is an accident" if one else "clusters are accidents"
+        said.append(
+            f"{len(accidents):,} {verb} of the seed, found in few of the runs "
+            f"(agreement below {DISSOLVED}): "
+            f"{_numbers(sorted(accidents)[:LISTED], len(accidents))}."
+        )
+    if rough:
+        verb = "cluster is" if len(rough) == 1 else "clusters are"
+        said.append(
+            f"{len(rough):,} {verb} found again only roughly by other runs (agreement "
+            f"below {STABLE}): {_numbers(sorted(rough)[:LISTED], len(rough))}."
         )
     return said
 

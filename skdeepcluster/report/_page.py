@@ -17,7 +17,7 @@ from ..metrics import cluster_balance
 from ._album import RUNGS, Album
 from ._charts import curves, histogram
 from ._chosen import examples
-from ._findings import findings, mean_confidence
+from ._findings import DISSOLVED, STABLE, findings, mean_confidence
 from ._map import map_points, pictured
 
 LIBRARIES = ("numpy", "pillow", "scikit-learn", "skorch", "torch", "torchvision")
@@ -47,6 +47,7 @@ class Content:
     warnings : list of str
     settings : dict
     title : str
+    how_many : HowMany or None
     """
 
     clustering: Any
@@ -58,6 +59,7 @@ class Content:
     warnings: list = field(default_factory=list)
     settings: dict = field(default_factory=dict)
     title: str = "Clusters"
+    how_many: Any = None
 
 
 def build(content, n_examples, max_bytes, random_state, verbose=0) -> bytes:
@@ -191,13 +193,16 @@ def _context(content, shown, album):
     listed = [*list(sizes)[:LISTED], *([-1] if -1 in clustering.members else [])]
     sizes[-1] = len(clustering.members.get(-1, ()))
     largest = max(sizes.values())
-    said = findings(clustering, content.groups, album.unreadable)
+    how_many = content.how_many
+    said = findings(clustering, content.groups, album.unreadable, how_many)
     points = _points(content, shown, album)
     of_all = clustering.confidence is not None
     n_shown = len(shown.examples.keys() - {-1})
     context = {
         "facts": _facts(content),
         "warnings": [*content.warnings, *said],
+        "how_many": how_many,
+        "evidence": how_many and how_many.curves(),
         "nothing": "no cluster is empty, and none holds more than half of the images",
         "overview": [
             {
@@ -221,6 +226,7 @@ def _context(content, shown, album):
         ],
         "n_shown": n_shown,
         "not_shown": _count(len(clustering.clusters) - n_shown),
+        "agreement_text": _agreement_text(clustering),
         "groups": [_group(clustering, g, rows, album) for g, rows in shown.groups],
         "duplicates_text": _duplicates_text(content),
         "outliers": _figures(clustering, shown.outliers, album, content.far),
@@ -229,6 +235,7 @@ def _context(content, shown, album):
         "versions": _versions(),
     }
     anchors = [
+        ("how-many", "How many clusters", how_many),
         ("sizes", "Sizes", True),
         ("map", "Map", context["map"]),
         ("clusters", "Clusters", True),
@@ -261,6 +268,9 @@ def _facts(content):
     mean = mean_confidence(clustering)
     if mean is not None:
         facts.append(("Mean confidence", f"{mean:.2f}"))
+    if clustering.agreement is not None and len(found):
+        settled = np.mean(clustering.agreement[clustering.labels >= 0] == 1)
+        facts.append(("In one cluster in all runs", f"{settled:.1%}"))
     if len(found) < len(clustering):
         facts.append(("In no cluster", f"{len(clustering) - len(found):,}"))
     return facts
@@ -278,6 +288,9 @@ def _section(clustering, cluster, rows, points, album):
     mean = mean_confidence(clustering, members)
     if mean is not None:
         text += f", mean confidence {mean:.2f}"
+    if clustering.cluster_agreement is not None and cluster >= 0:
+        agreement = clustering.cluster_agreement[cluster]
+        text += f", agreement of the runs {agreement:.2f}"
     return {
         "cluster": cluster,
         "name": _name(cluster),
@@ -289,6 +302,16 @@ def _section(clustering, cluster, rows, points, album):
             for row in rows
         ],
     }
+
+
+def _agreement_text(clustering):
+    if clustering.cluster_agreement is None:
+        return ""
+    return (
+        "The agreement of the runs says how much of a cluster is found again with "
+        f"other seeds, from 0 to 1. Below {DISSOLVED} a cluster is an accident of the "
+        f"seed; above {STABLE} it is stable."
+    )
 
 
 def _figures(clustering, rows, album, far=None):
@@ -308,6 +331,8 @@ def _caption(clustering, row, far=None):
     parts = [clustering.name(row), _name(label).lower()]
     if clustering.confidence is not None and label >= 0:
         parts.append(f"confidence {clustering.confidence[row]:.2f}")
+    if clustering.agreement is not None and label >= 0:
+        parts.append(f"agreement {clustering.agreement[row]:.2f}")
     if far is not None:
         parts.append(f"distance {far[row]:.1f}")
     return ", ".join(parts)

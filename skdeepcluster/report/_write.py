@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._input.arrays import as_array
 from .._input.layouts import is_vector
-from .._input.paths import PATHS, are_pictures, listed, named_lines, path_of
+from .._input.paths import PATHS, are_pictures, counted, listed, named_lines, path_of
 from .._storage.container import replacing
 from .._storage.folder import make_folder
 from .._warnings import warn
@@ -22,6 +22,7 @@ from ..plots._tiles import to_panels
 from ._clustering import checked, readable
 from ._duplicates import duplicates
 from ._geometry import Geometry
+from ._how_many import HowMany
 from ._page import Content, build
 from ._pictures import Pictures
 
@@ -38,6 +39,9 @@ def write_report(
     embedding: ArrayLike | None = None,
     positions: ArrayLike | None = None,
     names: Sequence[str] | None = None,
+    agreement: ArrayLike | None = None,
+    cluster_agreement: ArrayLike | None = None,
+    search: Any = None,
     history: Sequence[dict[str, Any]] | None = None,
     warnings: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
@@ -79,6 +83,16 @@ def write_report(
         up to 2,000 images by the embedding, which takes some seconds.
     names : sequence of n str, optional
         Names of the images; by default their paths below the folder that holds all.
+    agreement : array-like of shape (n,), float, optional
+        Share of several runs that agree with the label, from 0 to 1: ``agreement_`` of
+        a :class:`~skdeepcluster.ConsensusClusterer`.
+    cluster_agreement : array-like of shape (n_clusters,), float, optional
+        How far the runs agree on each cluster, from 0 to 1: ``cluster_agreement_`` of
+        the same. Clusters that are an accident of the seed are named.
+    search : NClustersSearch or dict, optional
+        Why there are as many clusters: a fitted
+        :class:`~skdeepcluster.model_selection.NClustersSearch`, or a dict of its
+        ``n_clusters``, ``confidence``, ``reason``, ``candidates`` and ``results``.
     history : list of dict, optional
         One row an epoch, as ``history_`` of the estimators.
     warnings : sequence of str
@@ -104,7 +118,7 @@ def write_report(
     Raises
     ------
     TypeError
-        If ``path`` and ``X`` are swapped.
+        If ``path`` and ``X`` are swapped, or ``search`` is no search.
     ValueError
         If lengths, shapes or values do not fit, if X holds vectors, or ``max_bytes``
         is too little.
@@ -143,10 +157,19 @@ def write_report(
             raise ValueError(f"{name}={value!r} should be at least 1.")
     if isinstance(warnings, str):
         warnings = [warnings]
+    how_many = None if search is None else HowMany.of(search)
     pictures = Pictures(X)
     _tell_missing(pictures)
     clustering = checked(
-        pictures, labels, n_clusters, confidence, embedding, positions, names
+        pictures,
+        labels,
+        n_clusters,
+        confidence,
+        embedding,
+        positions,
+        names,
+        agreement,
+        cluster_agreement,
     )
     rng = np.random.RandomState(random_state)
     geometry = distance = far = None
@@ -163,6 +186,7 @@ def write_report(
         warnings=list(warnings),
         settings=dict(settings or {}),
         title=title,
+        how_many=how_many,
     )
     page = build(content, n_examples, max_bytes, random_state, verbose)
     with replacing(target) as file:
@@ -186,8 +210,11 @@ def write_report_of(
         The page; what is there is replaced.
     estimator : fitted clusterer or pipeline
         With ``predict``. ``predict_proba`` gives the confidences, ``transform`` the
-        embedding, and ``history_`` the course of the training, if it has them. In a
-        pipeline the steps before the last are run once.
+        embedding, and ``history_`` the course of the training, if it has them. A
+        :class:`~skdeepcluster.ConsensusClusterer` gives the agreement of its runs, a
+        :class:`~skdeepcluster.model_selection.NClustersSearch` what speaks for the
+        number of clusters, also where one is around the other. In a pipeline the steps
+        before the last are run once.
     X : array-like, tensor or list of paths of length n
         Whatever the estimator takes.
     images : array-like, tensor or list of paths of length n, optional
@@ -246,7 +273,9 @@ def write_report_of(
         if own.shape[1:] == np.shape(getattr(last, "cluster_centers_", own))[1:]:
             embedding = _spread(own, read, np.nan)
     found["embedding"] = embedding
-    found["history"] = getattr(last, "history_", None)
+    found |= _known_within(last)
+    if hasattr(last, "predict_agreement"):
+        found["agreement"] = _spread(last.predict_agreement(known), read, np.nan)
     found["settings"] = {"estimator": " ".join(repr(estimator).split())}
     found["title"] = f"Clusters of {type(last).__name__}"
     if isinstance(read, np.ndarray):
@@ -267,12 +296,29 @@ def _tell_missing(pictures):
     missing = [(path, "does not exist") for path in paths if not os.path.exists(path)]
     if not missing:
         return
-    said = f"{len(missing)} of {len(paths)} files are missing:{named_lines(missing)}"
+    of = f"{len(missing)} of {counted(len(paths), 'file')}"
+    verb = "is" if len(missing) == 1 else "are"
+    said = f"{of} {verb} missing:{named_lines(missing)}"
     if len(missing) == len(paths):
         raise FileNotFoundError(
             f"{said}\nPass paths that are right from the current folder."
         )
     warn(f"{said}\nThe page shows no pictures of them.")
+
+
+def _known_within(clusterer):
+    """Find the options that a clusterer, or one that it is around, knows."""
+    found: dict[str, Any] = {"history": None}
+    while clusterer is not None:
+        if hasattr(clusterer, "history_"):
+            found["history"] = clusterer.history_
+        if hasattr(clusterer, "reason_"):
+            found.setdefault("search", clusterer)
+        if hasattr(clusterer, "cluster_agreement_"):
+            # what lies within is one run of many
+            return found | {"cluster_agreement": clusterer.cluster_agreement_}
+        clusterer = last_step(getattr(clusterer, "estimator_", None))
+    return found
 
 
 def _complete(features):

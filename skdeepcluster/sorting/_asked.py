@@ -38,8 +38,8 @@ def clusters_of(labels, n_files: int) -> np.ndarray:
     found = np.asarray(labels)
     if found.shape != (n_files,):
         raise ValueError(
-            f"labels has shape {found.shape}; one label for each of the {n_files} "
-            f"files is needed, shape ({n_files},)."
+            f"labels has shape {found.shape}; one label for each file is needed, shape "
+            f"({n_files},)."
         )
     try:
         with np.errstate(invalid="ignore"):  # of NaN

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from numpy.typing import ArrayLike
 
-from .._input.paths import named_lines
+from .._input.paths import counted, named_lines
 from .._progress import ImageProgress
 from .._storage.folder import make_folder
 from ._asked import InFolder, canonical, clusters_of, files_of, one_folder_each
@@ -184,8 +184,8 @@ class _Sorting:
             todo[source] = folder
         if bad:
             raise ValueError(
-                f"{len(bad)} of {len(wanted)} files cannot be sorted, and none was "
-                f"touched:{named_lines(bad)}\nLeave them out."
+                f"{len(bad)} of {counted(len(wanted), 'file')} cannot be sorted, and "
+                f"none was touched:{named_lines(bad)}\nLeave them out."
             )
         if elsewhere:
             raise ValueError(
@@ -281,9 +281,10 @@ class _Sorting:
             raise OSError(
                 error.errno or errno.EIO,
                 f"{what} ({_reason(error, entry)}). Before that, "
-                f"{n_done} of {len(self.todo)} files were "
-                f"{VERBS[self.how]}. Mend the cause and call again to go on, or "
-                f"call undo_sorting({str(self.root)!r}).",
+                f"{n_done} of {counted(len(self.todo), 'file')} "
+                f"{'was' if len(self.todo) == 1 else 'were'} {VERBS[self.how]}. Mend "
+                "the cause and call again to go on, or call "
+                f"undo_sorting({str(self.root)!r}).",
             ) from error
 
     def _clear(self) -> None:

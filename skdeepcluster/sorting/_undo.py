@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from .._input.paths import named_lines
+from .._input.paths import counted, named_lines
 from ._journal import Entry, Journal
 from ._names import JOURNAL
 from ._standing import Standing, standing
@@ -79,7 +79,8 @@ def undo_sorting(dest: str | os.PathLike[str]) -> int:
             _remove_empty(root / folder)
         if left:
             raise OSError(
-                f"{len(left)} files in {str(root)!r} were left, {undone} were undone:"
+                f"{counted(len(left), 'file')} in {str(root)!r} could not be undone, "
+                f"{undone} could:"
                 f"{named_lines(list(left.values())[::-1])}\nRemove what is in the way "
                 f"and call again, or delete {JOURNAL!r} there to keep them so."
             )
