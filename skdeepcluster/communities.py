@@ -106,16 +106,15 @@ def merge_by_modularity(links: Tensor, n_clusters: int) -> Tensor:
     Newman, *Fast algorithm for detecting community structure in networks*, 2004.
     """
     shares = (links / links.sum()).cpu().numpy()
-    merged = np.arange(len(shares))
-    for _ in range(len(shares) - n_clusters):
-        degrees = shares.sum(1)
-        gain = shares - np.outer(degrees, degrees)
-        gone = merged != np.arange(len(shares))
-        gain[gone], gain[:, gone] = -np.inf, -np.inf
-        np.fill_diagonal(gain, -np.inf)
+    degrees = shares.sum(1)
+    gain = shares - np.outer(degrees, degrees)  # half of what a union adds
+    np.fill_diagonal(gain, -np.inf)
+    merged = np.arange(len(gain))
+    for _ in range(len(gain) - n_clusters):
         kept, joined = sorted(np.unravel_index(gain.argmax(), gain.shape))
-        shares[kept] += shares[joined]
-        shares[:, kept] += shares[:, joined]
-        shares[joined] = shares[:, joined] = 0
+        # what a union gains by another one is the sum of what its parts would gain
+        gain[kept] += gain[joined]
+        gain[:, kept] = gain[kept]
+        gain[joined] = gain[:, joined] = -np.inf
         merged[merged == joined] = kept
     return torch.from_numpy(np.unique(merged, return_inverse=True)[1])

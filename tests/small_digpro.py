@@ -8,7 +8,7 @@ from skdeepcluster import DigPro
 from skdeepcluster._engine.protocol import Batch, DataFacts
 from skdeepcluster._input.images import Images
 from skdeepcluster._input.scaling import Scaling
-from skdeepcluster.digpro import DigProModule
+from skdeepcluster.digpro.module import DigProModule
 
 SMALL = {
     "n_clusters": 3,

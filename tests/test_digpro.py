@@ -189,7 +189,7 @@ def test_refresh_reports_sizes_and_spread():
 
 
 def test_refresh_starts_from_the_last_centres():
-    module, seen = make_module(), []
+    module, seen = make_module(e_step="kmeans"), []
     features = unit(torch.randn(N, D))
 
     def spy(rows, n_clusters, *, init, n_init, max_iter):

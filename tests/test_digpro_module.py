@@ -14,7 +14,11 @@ from small_digpro import (
 from test_oracles_digpro import TAU_G, TAU_P, slow_group_loss, slow_prototype_loss, unit
 
 from skdeepcluster._engine.protocol import Batch
-from skdeepcluster.digpro.objective import group_loss, prototype_loss, view_alignment_loss
+from skdeepcluster.digpro.objective import (
+    group_loss,
+    prototype_loss,
+    view_alignment_loss,
+)
 from skdeepcluster.losses import nt_xent
 
 

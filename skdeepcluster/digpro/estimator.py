@@ -64,11 +64,11 @@ class DigPro(DeepClusterer):
     warmup
         Share of the training without the prototype-aggregation loss. ``"auto"`` is 0.3
         for images and 0.6 for vectors.
-    init
-        How the clusters begin when the warm-up ends: ``"graph"``, small clusters that
-        are merged where many nearest neighbours join them, so that clusters may be
-        of any shape and size, or ``"kmeans"``. ``"auto"`` is ``"graph"`` for images
-        and ``"kmeans"`` for vectors, whose classes are round more often.
+    e_step
+        What finds the pseudo-labels after each epoch, and the last labels: ``"graph"``
+        merges small clusters where nearest neighbours join them, which suits classes
+        that are not round; or ``"kmeans"``. ``"auto"`` is ``"graph"`` for images and
+        ``"kmeans"`` for vectors.
     lr_warmup
         Share of the training in which the learning rate rises.
     feature_dim
@@ -79,7 +79,8 @@ class DigPro(DeepClusterer):
         Factor of the learning rate of the predictor, for ``"alignment"``.
     n_init
         Random starts of the k-means after each epoch, beside a start from the last
-        centres. The last k-means takes 10 at least.
+        centres. The last k-means takes 10 at least. The k-means that finds the small
+        clusters of ``e_step="graph"`` starts once after an epoch.
 
     Attributes
     ----------
@@ -126,7 +127,7 @@ class DigPro(DeepClusterer):
     ema_momentum: Share = 0.99
     noise_std: NonNegative = 1e-3
     warmup: Share | Auto = "auto"
-    init: Literal["graph", "kmeans"] | Auto = "auto"
+    e_step: Literal["graph", "kmeans"] | Auto = "auto"
     lr_warmup: Share = 0.05
     feature_dim: AtLeastTwo = 64
     hidden_dim: Count = 512
@@ -169,7 +170,7 @@ class DigPro(DeepClusterer):
             "ema_momentum": 0.99 * 0.996,
             "noise_std": 1e-3,
             "warmup": 0.05,
-            "init": "kmeans",
+            "e_step": "kmeans",
             "lr_warmup": 0.05,
             "feature_dim": 256,
             "hidden_dim": 4096,
@@ -188,7 +189,7 @@ class DigPro(DeepClusterer):
         weight, warmup = (0.0, 0.6) if is_vector(data.image_shape) else (0.3, 0.3)
         self.group_weight = weight if self.group_weight == "auto" else self.group_weight
         self.warmup = warmup if self.warmup == "auto" else self.warmup
-        self.init = resolve_init(self.init, data.image_shape)
+        self.e_step = resolve_init(self.e_step, data.image_shape)
         if self.group_reset == "n_clusters":
             self.group_reset = self.n_clusters
         if self.group_reset == "epoch":

@@ -38,7 +38,7 @@ class DigProModule(ClusterModule):
     """
 
     p: DigPro
-    saved = ["refreshed", "begun"]
+    saved = ["refreshed"]
     training_only = ["online", "predictor", "groups", "bank", "labels"]
 
     def __init__(self, p, data):
@@ -61,7 +61,7 @@ class DigProModule(ClusterModule):
         self.register_buffer("bank", bank)
         self.register_buffer("labels", torch.zeros(data.n_samples, dtype=torch.int64))
         self.register_buffer("centers", torch.zeros(p.n_clusters, p.feature_dim))
-        self.refreshed = self.begun = False
+        self.refreshed = False
 
     # -- M-step: one batch -------------------------------------------------------------
 
@@ -143,51 +143,29 @@ class DigProModule(ClusterModule):
         return self.encode(x) @ self.centers.T / self.p.group_temperature
 
     def refresh(self, embed):
-        """Pseudo-labels of the next epoch; those of communities as the warm-up ends."""
-        features = embed()
-        if self.begin_is_due():
-            self.begin_clusters(features)
-        else:
-            self.cluster(features, self.p.n_init, max_iter=100)
-        sizes = self.labels.bincount(minlength=self.p.n_clusters).tolist()
+        """E-step: the pseudo-labels of the next epoch."""
+        features, p = embed(), self.p
+        # of many small clusters that are merged, one poor one matters little
+        n_init = 1 if p.e_step == "graph" else p.n_init
+        self.cluster(features, n_init, max_iter=100)
+        sizes = self.labels.bincount(minlength=p.n_clusters).tolist()
         return {"cluster_sizes": sizes, "feature_spread": feature_spread(features)}
 
     def finish(self, embed):
-        """Final prototypes; of k-means alone, with more restarts."""
-        features = embed()
-        if self.p.init == "graph" and not self.begun:
-            self.begin_clusters(features)
-        self.cluster(features, max(10, self.p.n_init), max_iter=300)
-
-    def begin_is_due(self):
-        """Whether the clusters begin as communities now."""
-        warm = not self.clock.passed(self.p.warmup)
-        return self.p.init == "graph" and not warm and not self.begun
-
-    def begin_clusters(self, features):
-        """Labels and prototypes of communities, from which all others follow."""
-        n_init = self.p.n_init
-        self.take(*neighbor_communities(features, self.p.n_clusters, n_init=n_init))
-        self.begun = True
+        """Final prototypes, with more restarts."""
+        self.cluster(embed(), max(10, self.p.n_init), max_iter=300)
 
     def cluster(self, features, n_init, max_iter):
-        """Labels and prototypes by spherical k-means, from the last centres, too.
-
-        Of communities no other start is tried: k-means would prefer clusters of
-        equal size.
-        """
-        centers, labels = spherical_kmeans(
-            features,
-            self.p.n_clusters,
-            init=self.centers if self.refreshed else None,
-            n_init=0 if self.begun else n_init,
-            max_iter=max_iter,
-        )
-        self.take(centers, labels)
-
-    def take(self, centers, labels):
-        """Take prototypes and labels; the groups may follow."""
-        self.centers, self.labels = centers, labels
+        """Labels and prototypes by communities or k-means; the groups may follow."""
+        k = self.p.n_clusters
+        if self.p.e_step == "graph":
+            found = neighbor_communities(features, k, n_init=n_init)
+        else:
+            last = self.centers if self.refreshed else None
+            found = spherical_kmeans(
+                features, k, init=last, n_init=n_init, max_iter=max_iter
+            )
+        self.centers, self.labels = found
         self.refreshed = True
         if self.p.group_reset == "epoch":
             self.groups = self.centers.clone()

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from sklearn.utils._param_validation import Interval
 
 from .._estimator import DeepClusterer
+from .._input.layouts import is_vector
 from .._parameters import AtLeastTwo, Auto, Count, NonNegative, Positive, Share
 from ..communities import resolve_init
 from .module import SCLModule
@@ -62,14 +63,14 @@ class SCL(DeepClusterer):
         Random images of the memory that a step contrasts against. ``"auto"`` is 1024,
         or all of fewer images; None is all.
     init
-        How the clusters begin when the warm-up ends: ``"graph"``, small clusters that
-        are merged where many nearest neighbours join them, so that clusters may be of
-        any shape and size; ``"kmeans"``, a spherical k-means; or ``"random"``. The head
-        is fitted to the first two. ``"auto"`` is ``"graph"`` for images and
-        ``"kmeans"`` for vectors, whose classes are round more often.
+        What finds the first clusters, when the warm-up ends: ``"graph"`` merges small
+        clusters where nearest neighbours join them, which suits classes that are not
+        round; ``"kmeans"`` is a spherical k-means. The head is fitted to these.
+        ``"random"`` takes random ones. ``"auto"`` is ``"graph"`` for images and
+        ``"kmeans"`` for vectors.
     warmup
         Share of the training without clusters, in whole epochs: instance
-        discrimination.
+        discrimination. ``"auto"`` is 0.6 for images and 0.3 for vectors.
     assign
         Prediction that gives ``labels_``, ``predict`` and ``predict_proba``: that of
         the head (``"boundary"``), that by visual similarity (``"similarity"``), or the
@@ -129,7 +130,7 @@ class SCL(DeepClusterer):
     memory_momentum: Annotated[float, Interval(Real, 0, 1, closed="left")] = 0.5
     n_negatives: Count | Auto | None = "auto"
     init: Literal["graph", "kmeans", "random"] | Auto = "auto"
-    warmup: Share = 0.3
+    warmup: Share | Auto = "auto"
     assign: Literal["boundary", "similarity", "consensus"] = "consensus"
     n_init: Count = 5
     lr_warmup: Share = 0.05
@@ -139,6 +140,8 @@ class SCL(DeepClusterer):
     def _resolve(self, data):
         super()._resolve(data)
         self.init = resolve_init(self.init, data.image_shape)
+        if self.warmup == "auto":
+            self.warmup = 0.3 if is_vector(data.image_shape) else 0.6
         if self.n_negatives == "auto":
             self.n_negatives = AUTO_NEGATIVES
         if self.n_negatives is not None and self.n_negatives >= data.n_samples:
