@@ -15,7 +15,7 @@ from .neighbors import links_between, nearest_neighbors
 SMALL_CLUSTERS = 10  # for each cluster that is asked for
 SMALLEST = 10  # rows of a small cluster, on average
 N_NEIGHBORS = 15
-MAX_ROWS = 10_000  # in the graph: bounds the time, which grows with the square
+MAX_ROWS = 5_000  # in the graph: bounds the time, which grows with the square
 
 
 def resolve_init(init: str, image_shape: tuple[int, int, int]) -> str:
@@ -62,7 +62,7 @@ def neighbor_communities(
 
     Notes
     -----
-    Of more than 10 000 rows, as many are drawn for k-means and graph; each other row
+    Of more than 5 000 rows, as many are drawn for k-means and graph; each other row
     joins the small cluster with the nearest centre.
     """
     drawn = features

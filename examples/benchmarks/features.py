@@ -14,7 +14,6 @@ several processes, with a record each, are merged:
 """
 
 import argparse
-import json
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -103,11 +102,7 @@ def every_score(labels_true, labels_pred):
 
 def about(args):
     """Arguments and environment, as a part of a record."""
-    hidden = ("json", "packs", "features", "merge")  # a record names no path
-    part = {
-        "arguments": {k: v for k, v in vars(args).items() if k not in hidden},
-        "environment": record.environment(),
-    }
+    part = record.part(args)
     for name in PACKAGES:
         try:
             part["environment"]["versions"][name] = version(name)
@@ -129,16 +124,9 @@ def together(records):
     }
 
 
-def stored(path):
-    """The record at a path, or an empty one."""
-    if path is None or not Path(path).exists():
-        return {"parts": [], "runs": []}
-    return json.loads(Path(path).read_text())
-
-
 def measure(args):
     """Run what the record at ``args.json`` lacks, and write it after each run."""
-    result = together([stored(args.json), {"parts": [about(args)], "runs": []}])
+    result = together([record.stored(args.json), {"parts": [about(args)], "runs": []}])
     have = {tuple(row[k] for k in KEY) for row in result["runs"]}
     if any(METHODS[method][0] is umap for method in args.methods):
         warm_up()
@@ -182,7 +170,9 @@ def main():
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.merge:
-        record.write(args.json, **together([stored(path) for path in args.merge]))
+        record.write(
+            args.json, **together([record.stored(path) for path in args.merge])
+        )
     else:
         measure(args)
 

@@ -1,6 +1,6 @@
 """The rows of the tables: each method, and what is changed of its defaults."""
 
-from sklearn.cluster import KMeans
+import peers
 
 from skdeepcluster import SCL, DigPro, StatDEC
 
@@ -16,12 +16,20 @@ ABLATIONS = {  # of StatDEC with the debiased loss
 CHANGED = {
     DigPro: {
         "DigPro": {},
+        "DigPro, k-means": {"e_step": "kmeans"},
         "DigPro, no group term": {"group_weight": 0.0},
         "DigPro, no prototype term": {"prototype_weight": 0.0},
         "DigPro, contrast only": {"group_weight": 0.0, "prototype_weight": 0.0},
+        "DigPro, contrast only, k-means": {
+            "group_weight": 0.0,
+            "prototype_weight": 0.0,
+            "e_step": "kmeans",
+        },
     },
     SCL: {
         "SCL": {},
+        "SCL, k-means": {"init": "kmeans"},
+        "SCL, k-means, early": {"init": "kmeans", "warmup": 0.3},
         "SCL, no contrast in the batch": {"view_weight": 0.0},
         "SCL, no contrast with the memory": {"memory_weight": 0.0},
         "SCL, no consistency, no balance": {
@@ -42,14 +50,19 @@ METHODS = {
     for cls, rows in CHANGED.items()
     for name, changed in rows.items()
 }
-NAMES = ["k-means", *METHODS]
+# of peers.py: they see the pixels, from 0 to 1
+PEERS = ["k-means", "spectral", "UMAP + k-means", "UMAP + Gaussian mixture"]
+NAMES = [*PEERS, *METHODS]
 
 
 def fit(name, n_clusters, X, seed, device="auto"):
-    """Fit the method of a row; k-means sees the pixels, from 0 to 1."""
-    if name == "k-means":
-        model = KMeans(n_clusters, n_init=10, random_state=seed)
-        return model.fit(pixels(X))
+    """Fit the method of a row."""
+    if name in PEERS:
+        first, make = peers.PEERS[name]
+        rows = pixels(X)
+        model = make(n_clusters, seed)
+        model.labels_ = model.fit_predict(rows if first is None else first(rows, seed))
+        return model
     cls, changed = METHODS[name]
     return cls(n_clusters, device=device, random_state=seed, **changed).fit(X)
 

@@ -43,6 +43,22 @@ def environment(device="cpu"):
     }
 
 
+def part(args):
+    """Arguments and environment of a call, as a part of a record of several calls."""
+    hidden = ("json", "packs", "features", "merge")  # a record names no path
+    return {
+        "arguments": {k: v for k, v in vars(args).items() if k not in hidden},
+        "environment": environment(),
+    }
+
+
+def stored(path):
+    """The record of several calls at a path, or an empty one."""
+    if path is None or not Path(path).exists():
+        return {"parts": [], "runs": []}
+    return json.loads(Path(path).read_text())
+
+
 def write(path, **record):
     """Write a record, unless ``path`` is None."""
     if path is not None:
