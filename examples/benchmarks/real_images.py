@@ -5,8 +5,8 @@ Each pack is an ``.npz`` file with ``images`` (n, H, W) or (n, H, W, 3), uint8, 
 
     python examples/benchmarks/real_images.py --packs FOLDER --json records/real.json
 
-What the record has is not run again. ``--curve MINUTES`` trains once a pack for about that long and records ACC after
-every epoch, instead of the table.
+What the record has is not run again. ``--curve MINUTES`` trains once a pack for about
+that long and records ACC after every epoch, instead of the table.
 """
 
 import argparse
