@@ -8,7 +8,9 @@ for ``real_images.py``, and not part of the project.
 """
 
 import argparse
+import itertools
 import time
+from functools import partial
 
 import numpy as np
 import record
@@ -19,6 +21,7 @@ from real_images import read, scores
 from skdeepcluster.datasets import make_long_tail
 from skdeepcluster.metrics import balanced_clustering_accuracy, per_class_recall
 
+KEY = ("pack", "ratio", "method", "seed")
 SMALLEST = 3  # classes whose recall is reported
 
 
@@ -32,27 +35,22 @@ def tail_scores(labels_true, labels_pred):
     }
 
 
-def run(packs, pack, ratio, seed, method, n, device):
+def run(args, pack, ratio, method, seed):
     """Fit and score one method on one tail."""
     X, y = make_long_tail(
-        *read(packs, pack, None, seed),
+        *read(args.packs, pack, None, seed),
         ratio=ratio,
-        n_samples=n,
+        n_samples=args.n,
         order="random",
         random_state=seed,
     )
     wall, cpu = time.perf_counter(), time.process_time()
-    model = fit(method, len(np.unique(y)), X, seed, device)
+    model = fit(method, len(np.unique(y)), X, seed, args.device)
     return {
-        "pack": pack,
-        "ratio": ratio,
-        "method": method,
-        "seed": seed,
         "n": len(X),
         "smallest_class": int(np.bincount(y).min()),
         "seconds": time.perf_counter() - wall,
         "cpu_seconds": time.process_time() - cpu,
-        "epochs": model.n_iter_,
         "sizes": np.sort(np.bincount(model.labels_))[::-1].tolist(),
         **tail_scores(y, model.labels_),
     }
@@ -74,16 +72,8 @@ def main():
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    runs = []
-    for pack in args.names:
-        for ratio in args.ratios:
-            for seed in args.seeds:
-                for method in args.methods:
-                    runs.append(
-                        run(args.packs, pack, ratio, seed, method, args.n, args.device)
-                    )
-                    print(runs[-1], flush=True)
-    record.write_runs(args, "long_tail.py", runs=runs)
+    keys = itertools.product(args.names, args.ratios, args.methods, args.seeds)
+    record.resume(args, "long_tail.py", KEY, keys, partial(run, args))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ that long and records ACC after every epoch, instead of the table.
 """
 
 import argparse
+import itertools
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,6 @@ from skorch.callbacks import Callback
 from skdeepcluster import DigPro
 from skdeepcluster.metrics import clustering_accuracy
 
-SCRIPT = "examples/benchmarks/real_images.py"
 PACKS = ("mnist_train", "fashion_mnist_train", "usps", "coil20_32x32")
 KEY = ("pack", "method", "seed")
 
@@ -68,33 +69,17 @@ class Curve(Callback):
         self.cpu_ += time.process_time() - cpu
 
 
-def table(args):
-    """Run what the record lacks, and write it after each run."""
-    before = record.stored(args.json)
-    parts, runs = [*before["parts"], record.part(args)], before["runs"]
-    have = {tuple(row[k] for k in KEY) for row in runs}
-    if any("UMAP" in method for method in args.methods):
-        warm_up()
-    for name in args.names:
-        for seed in args.seeds:
-            for method in args.methods:
-                if (name, method, seed) in have:
-                    continue
-                X, y = read(args.packs, name, args.n, seed)
-                wall, cpu = time.perf_counter(), time.process_time()
-                model = fit(method, len(np.unique(y)), X, seed, args.device)
-                row = {
-                    "pack": name,
-                    "method": method,
-                    "seed": seed,
-                    "n": len(X),
-                    "seconds": time.perf_counter() - wall,
-                    "cpu_seconds": time.process_time() - cpu,
-                    **scores(y, model.labels_),
-                }
-                runs.append(row)
-                print(row, flush=True)
-                record.write(args.json, script=SCRIPT, parts=parts, runs=runs)
+def run(args, name, method, seed):
+    """Fit and score one method on one pack."""
+    X, y = read(args.packs, name, args.n, seed)
+    wall, cpu = time.perf_counter(), time.process_time()
+    model = fit(method, len(np.unique(y)), X, seed, args.device)
+    return {
+        "n": len(X),
+        "seconds": time.perf_counter() - wall,
+        "cpu_seconds": time.process_time() - cpu,
+        **scores(y, model.labels_),
+    }
 
 
 def curves(packs, names, n, seed, minutes, device):
@@ -153,8 +138,11 @@ def main():
             args.packs, args.names, args.n, args.seeds[0], args.curve, args.device
         )
         record.write_runs(args, "real_images.py", curves=found)
-    else:
-        table(args)
+        return
+    if any("UMAP" in method for method in args.methods):
+        warm_up()
+    keys = itertools.product(args.names, args.methods, args.seeds)
+    record.resume(args, "real_images.py", KEY, keys, partial(run, args))
 
 
 if __name__ == "__main__":

@@ -59,6 +59,38 @@ def stored(path):
     return json.loads(Path(path).read_text())
 
 
+def resume(args, script, names, keys, run):
+    """Run what the record at ``args.json`` lacks, and write it after each run.
+
+    Parameters
+    ----------
+    args : Namespace
+        With ``json``.
+    script : str
+        Its name.
+    names : tuple of str
+        What tells one run from another.
+    keys : iterable of tuple
+        The runs, by the values of ``names``.
+    run : callable
+        Maps such values to a dict of what was measured.
+    """
+    before = stored(args.json)
+    parts, runs = [*before["parts"], part(args)], before["runs"]
+    have = {tuple(row[name] for name in names) for row in runs}
+    for key in keys:
+        if key in have:
+            continue
+        runs.append(dict(zip(names, key, strict=True)) | run(*key))
+        print(runs[-1], flush=True)
+        write(
+            args.json,
+            script=f"examples/benchmarks/{script}",
+            parts=parts,
+            runs=runs,
+        )
+
+
 def write(path, **record):
     """Write a record, unless ``path`` is None."""
     if path is not None:
