@@ -1,6 +1,7 @@
 """The rows of the tables: each method, and what is changed of its defaults."""
 
 import peers
+import torch
 
 from skdeepcluster import SCL, DigPro, StatDEC
 
@@ -59,9 +60,10 @@ def fit(name, n_clusters, X, seed, device="auto"):
     """Fit the method of a row."""
     if name in PEERS:
         first, make = peers.PEERS[name]
-        rows = pixels(X)
+        rows, threads = pixels(X), torch.get_num_threads()
         model = make(n_clusters, seed)
         model.labels_ = model.fit_predict(rows if first is None else first(rows, seed))
+        torch.set_num_threads(threads)  # numba, in UMAP, changes it
         return model
     cls, changed = METHODS[name]
     return cls(n_clusters, device=device, random_state=seed, **changed).fit(X)
