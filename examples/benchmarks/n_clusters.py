@@ -57,7 +57,11 @@ TUNING = [
     *(f"fashion_mnist_train/{part}" for part in ("3", "10")),
     "coil20_32x32/20",
 ]
-METHODS = {"k-means": 2000, "DigPro": 600, "SCL": 600}  # and the number of samples, at most
+METHODS = {
+    "k-means": 2000,
+    "DigPro": 600,
+    "SCL": 600,
+}  # and the number of samples, at most
 KEY = ("data", "method", "seed")
 
 
