@@ -145,20 +145,22 @@ def confidence(record):
 
 def n_clusters(record):
     """Rows of the number of clusters that was chosen, where it is known."""
-    header = ["data", "for", "method", "classes", "chosen", "candidates"]
-    rows = [[*header, "confidence", "silhouette alone", "Calinski-Harabasz alone"]]
     alone = ("silhouette_alone", "calinski_harabasz_alone")
+    header = ["data", "for", "method", "classes", "chosen", "confidence"]
+    rows = [[*header, "silhouette alone", "Calinski-Harabasz alone"]]
     for (data, method), runs in grouped(record, "data", "method"):
-        for run in runs:
-            use = "tuning" if data in record["tuning"] else "reporting"
-            chosen = str(run["chosen"])
-            if run["chosen"] == run["n_classes"]:
-                chosen = f"**{chosen}**"
-            candidates = ", ".join(map(str, run["candidates"]))
-            about = [f"{data}, seed {run['seed']}", use, method]
-            found = [str(run["n_classes"]), chosen, candidates, run["confidence"]]
-            rows.append([*about, *found, *(str(run.get(key, "")) for key in alone)])
+        use = "tuning" if data in record["tuning"] else "reporting"
+        classes = runs[0]["n_classes"]
+        chosen = (f"**{k}**" if k == classes else str(k) for k in each(runs, "chosen"))
+        cells = [", ".join(chosen), ", ".join(each(runs, "confidence"))]
+        cells += [", ".join(map(str, each(runs, key))) for key in alone]
+        rows.append([data, use, method, str(classes), *cells])
     return rows
+
+
+def each(runs, key):
+    """What each run has under a key, where it has."""
+    return [run[key] for run in runs if key in run]
 
 
 def n_clusters_summary(record):

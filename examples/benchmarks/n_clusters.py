@@ -35,7 +35,7 @@ from sklearn.metrics import (
 )
 from sklearn.pipeline import make_pipeline
 
-from skdeepcluster import DigPro
+from skdeepcluster import SCL, DigPro
 from skdeepcluster.datasets import load_digits_images, make_long_tail
 from skdeepcluster.model_selection import MergeTree, NClustersSearch
 
@@ -57,7 +57,11 @@ TUNING = [
     *(f"fashion_mnist_train/{part}" for part in ("3", "10")),
     "coil20_32x32/20",
 ]
-METHODS = {"k-means": 2000, "DigPro": 600}  # and the number of samples, at most
+METHODS = {
+    "k-means": 2000,
+    "DigPro": 600,
+    "SCL": 600,
+}  # and the number of samples, at most
 KEY = ("data", "method", "seed")
 
 
@@ -102,7 +106,8 @@ def made(method, d, seed):
     if method == "k-means":
         kmeans = KMeans(n_init=3, random_state=seed)
         return make_pipeline(PCA(min(32, d), random_state=seed), kmeans)
-    return DigPro(max_epochs=10, random_state=seed, device="cpu")
+    cls = {"DigPro": DigPro, "SCL": SCL}[method]
+    return cls(max_epochs=10, random_state=seed, device="cpu")
 
 
 def alone(X, seed):
@@ -209,9 +214,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", help="folder of .npz files with X and y")
     parser.add_argument("--packs", help="folder of packs of images")
-    parser.add_argument("--data", nargs="+", default=[*REPORTING, *TUNING])
+    parser.add_argument("--data", nargs="+", default=REPORTING)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["k-means"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=(1,))
+    parser.add_argument("--seeds", type=int, nargs="+", default=(1, 2, 3, 4, 5))
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--json")
     args = parser.parse_args()
