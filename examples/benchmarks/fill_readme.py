@@ -22,8 +22,9 @@ PACKS = {
     "mnist_train": "MNIST",
     "fashion_mnist_train": "Fashion-MNIST",
     "usps": "USPS",
+    "coil20_32x32": "COIL-20",
 }
-METHODS = ["k-means", "DigPro", "SCL", "StatDEC"]
+METHODS = ["k-means", "UMAP + Gaussian mixture", "DigPro", "SCL", "StatDEC"]
 
 
 def accuracies(record):
