@@ -63,17 +63,18 @@ def neighbor_communities(
     Notes
     -----
     Of more than 5 000 rows, as many are drawn for k-means and graph; each other row
-    joins the small cluster with the nearest centre.
+    joins the small cluster with the nearest centre. Of less than ten rows a cluster,
+    k-means alone makes the clusters.
     """
     drawn = features
     if len(features) > MAX_ROWS:
         own = generator(features.device)
         order = torch.randperm(len(features), device=features.device, generator=own)
         drawn = features[order[:MAX_ROWS]]
-    n_small = max(n_clusters, min(SMALL_CLUSTERS * n_clusters, len(drawn) // SMALLEST))
+    n_small = min(SMALL_CLUSTERS * n_clusters, len(drawn) // SMALLEST)
+    if n_small <= n_clusters:
+        return spherical_kmeans(features, n_clusters, n_init=n_init)
     centers, small = spherical_kmeans(drawn, n_small, n_init=n_init)
-    if n_small == n_clusters:
-        return centers, nearest_centers(features, centers)
     n_neighbors = min(N_NEIGHBORS, len(drawn) // (2 * n_clusters))
     neighbors = nearest_neighbors(drawn, n_neighbors).to(small.device)
     merged = merge_by_modularity(links_between(small, neighbors, n_small), n_clusters)
