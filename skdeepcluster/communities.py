@@ -66,16 +66,17 @@ def neighbor_communities(
     joins the small cluster with the nearest centre. Of less than ten rows a cluster,
     k-means alone makes the clusters.
     """
-    drawn = features
-    if len(features) > MAX_ROWS:
-        own = generator(features.device)
-        order = torch.randperm(len(features), device=features.device, generator=own)
-        drawn = features[order[:MAX_ROWS]]
-    n_small = min(SMALL_CLUSTERS * n_clusters, len(drawn) // SMALLEST)
+    n = min(len(features), MAX_ROWS)
+    n_small = min(SMALL_CLUSTERS * n_clusters, n // SMALLEST)
     if n_small <= n_clusters:
         return spherical_kmeans(features, n_clusters, n_init=n_init)
+    drawn = features
+    if n < len(features):
+        own = generator(features.device)
+        order = torch.randperm(len(features), device=features.device, generator=own)
+        drawn = features[order[:n]]
     centers, small = spherical_kmeans(drawn, n_small, n_init=n_init)
-    n_neighbors = min(N_NEIGHBORS, len(drawn) // (2 * n_clusters))
+    n_neighbors = min(N_NEIGHBORS, n // (2 * n_clusters))
     neighbors = nearest_neighbors(drawn, n_neighbors).to(small.device)
     merged = merge_by_modularity(links_between(small, neighbors, n_small), n_clusters)
     merged = merged.to(small.device)
