@@ -141,6 +141,5 @@ def test_errors(monkeypatch):
 
 
 def test_what_is_no_search():
-    fitted = KMeans(2, n_init=1).fit([[0.0], [1.0], [2.0]])
     with pytest.raises(TypeError, match="KMeans is no search for the number"):
-        NClustersDisplay.from_search(fitted)
+        NClustersDisplay.from_search(KMeans(2))

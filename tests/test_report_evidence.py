@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from pages import read_page
 from sklearn.cluster import KMeans
+from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from toy import IMAGES, make
@@ -111,6 +112,7 @@ def test_which_clusters_are_an_accident(tmp_path):
         ({"cluster_agreement": [1, 1, 0, -1]}, ValueError, "from -1 to 1; shares"),
         ({"search": {"n_clusters": 4}}, TypeError, "no confidence, reason, cand"),
         ({"search": KMeans(4)}, TypeError, "type KMeans and has no n_clusters"),
+        ({"search": NClustersSearch(KMeans())}, NotFittedError, "is not fitted yet"),
         ({"search": {**SEARCH, "n_clusters": 7}}, ValueError, "7, which is none of"),
         (
             {"search": {**SEARCH, "results": {"n_clusters": [4]}}},
@@ -123,6 +125,13 @@ def test_bad_evidence(tmp_path, options, error, match):
     with pytest.raises(error, match=match):
         report(tmp_path, **options)
     assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize("n_clusters", [3, 6])
+def test_a_search_of_other_labels_is_told(tmp_path, n_clusters):
+    labels = np.arange(12) % n_clusters
+    with pytest.warns(UserWarning, match=f"of {n_clusters} clusters, and search chose"):
+        write_report(tmp_path / "r.html", X, labels, search=SEARCH)
 
 
 def page_of(tmp_path, model, images=IMAGES):

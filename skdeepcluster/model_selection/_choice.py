@@ -78,7 +78,9 @@ def choose(results, is_open=True) -> Choice:
         remark = hint if confidence != "low" else f"{remark} {hint}"
         confidence = "low"
     left_out = np.flatnonzero(~stable & (silhouette > highest))
-    among = "all" if stable.all() else "those that are about as stable as any"
+    among = (
+        "all" if stable.all() else "those with three quarters of the highest stability"
+    )
     if best == ranked[0]:
         reason = f"{numbers[best]} clusters have the highest silhouette"
     else:

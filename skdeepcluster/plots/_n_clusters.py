@@ -163,12 +163,14 @@ class NClustersDisplay:
             If it is no search.
         """
         pyplot(f"{cls.__name__}.from_search")
-        check_is_fitted(search)
-        if not hasattr(search, "results_"):
+        from ..model_selection import NClustersSearch
+
+        if not isinstance(search, NClustersSearch):
             raise TypeError(
                 f"{type(search).__name__} is no search for the number of clusters. "
                 "Pass what select_n_clusters returns, or call from_estimator."
             )
+        check_is_fitted(search)
         estimator = search.estimator
         last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
         return cls(

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
+from .._warnings import warn
+from ..model_selection import NClustersSearch
 from ._charts import Curve, evidence_curve
 
 KEYS = ("n_clusters", "confidence", "reason", "candidates", "results")
@@ -56,6 +59,8 @@ class HowMany:
 
         Raises
         ------
+        NotFittedError
+            If the search is not fitted.
         TypeError
             If it is neither, or attributes are missing.
         ValueError
@@ -64,6 +69,8 @@ class HowMany:
         if isinstance(search, Mapping):
             known = {key: search[key] for key in KEYS if key in search}
         else:
+            if isinstance(search, NClustersSearch):
+                check_is_fitted(search)
             names = {key: f"{key}_" for key in KEYS}
             known = {
                 k: getattr(search, n) for k, n in names.items() if hasattr(search, n)
@@ -89,6 +96,22 @@ class HowMany:
                 f"numbers that were tried: {results['n_clusters']}."
             )
         return cls(**{**known, "results": results})
+
+    def check(self, n_clusters: int) -> None:
+        """Warn if labels have another number of clusters.
+
+        Parameters
+        ----------
+        n_clusters : int
+            That of the labels, empty ones included.
+        """
+        if n_clusters != self.n_clusters:
+            warn(
+                f"The labels are of {n_clusters} clusters, and search chose "
+                f"{self.n_clusters}: what the page says of their number is not about "
+                "these labels. Pass the labels_ of the search, or n_clusters if some "
+                "clusters are empty."
+            )
 
     def sentence(self) -> str:
         """Say which number was chosen, how sure that is, and why."""

@@ -171,6 +171,8 @@ def write_report(
         agreement,
         cluster_agreement,
     )
+    if how_many is not None:
+        how_many.check(clustering.n_clusters)
     rng = np.random.RandomState(random_state)
     geometry = distance = far = None
     if clustering.embedding is not None:
