@@ -36,14 +36,15 @@ def resolve_init(init: str, image_shape: tuple[int, int, int]) -> str:
 
 
 def neighbor_communities(
-    features: Tensor, n_clusters: int, *, n_init: int
+    features: Tensor, n_clusters: int, *, init: Tensor | None = None, n_init: int = 10
 ) -> tuple[Tensor, Tensor]:
     """Cluster unit vectors by what is connected, not by what is near a centre.
 
     A spherical k-means with ten times as many centres finds small clusters, and those
-    that neighbours join are merged. k-means itself would cut a large or long cluster
-    into several, and give two small ones a common centre: instance discrimination
-    spreads the images evenly, so that a large class fills a large part of the sphere.
+    that neighbours join are merged; of several runs the one of the highest modularity
+    counts. k-means itself would cut a large or long cluster into several, and give two
+    small ones a common centre: instance discrimination spreads the images evenly, so
+    that a large class fills a large part of the sphere.
 
     Parameters
     ----------
@@ -51,8 +52,11 @@ def neighbor_communities(
         Unit rows, on any device.
     n_clusters : int
         At most n.
+    init : tensor of shape (n_clusters, d), optional
+        Unit centres: if the clusters about them have a higher modularity than those of
+        all runs, they stay.
     n_init : int
-        Starts of the k-means, by torch's generator of the device; the best one counts.
+        Runs, by torch's generator of the device.
 
     Returns
     -------
@@ -69,27 +73,49 @@ def neighbor_communities(
     n = min(len(features), MAX_ROWS)
     n_small = min(SMALL_CLUSTERS * n_clusters, n // SMALLEST)
     if n_small <= n_clusters:
-        return spherical_kmeans(features, n_clusters, n_init=n_init)
+        return spherical_kmeans(features, n_clusters, init=init, n_init=n_init)
     drawn = features
     if n < len(features):
         own = generator(features.device)
         order = torch.randperm(len(features), device=features.device, generator=own)
         drawn = features[order[:n]]
-    centers, small = spherical_kmeans(drawn, n_small, n_init=n_init)
-    n_neighbors = min(N_NEIGHBORS, n // (2 * n_clusters))
-    neighbors = nearest_neighbors(drawn, n_neighbors).to(small.device)
-    merged = merge_by_modularity(links_between(small, neighbors, n_small), n_clusters)
-    merged = merged.to(small.device)
-    labels = merged[nearest_centers(features, centers)]
+    neighbors = nearest_neighbors(drawn, min(N_NEIGHBORS, n // (2 * n_clusters)))
+    neighbors = neighbors.to(drawn.device)
+    runs = []
+    if init is not None:
+        links = links_between(nearest_centers(drawn, init), neighbors, n_clusters)
+        runs.append((modularity(links), init, torch.arange(n_clusters)))
+    for _ in range(n_init):
+        centers, small = spherical_kmeans(drawn, n_small, n_init=1)
+        links = links_between(small, neighbors, n_small)
+        merged = merge_by_modularity(links, n_clusters)
+        members = F.one_hot(merged, n_clusters).to(links.device, links.dtype)
+        runs.append((modularity(members.T @ links @ members), centers, merged))
+    _, centers, merged = max(runs, key=lambda run: run[0])
+    labels = merged.to(features.device)[nearest_centers(features, centers)]
     members = F.one_hot(labels, n_clusters).to(features.dtype)
     return F.normalize(members.T @ features, dim=1), labels
 
 
+def modularity(links: Tensor) -> float:
+    """Share of the links within clusters, less that of links at random.
+
+    Parameters
+    ----------
+    links : tensor of shape (n_clusters, n_clusters), float64
+        As :func:`links_between` counts them.
+
+    Returns
+    -------
+    modularity : float
+        Below 1; 0 if all is one cluster. Links at random keep the degrees of the rows.
+    """
+    shares = links / links.sum()
+    return (shares.diagonal().sum() - shares.sum(1).square().sum()).item()
+
+
 def merge_by_modularity(links: Tensor, n_clusters: int) -> Tensor:
     """Merge clusters, those first whose union adds most to the modularity.
-
-    The modularity of a clustering is the share of the links within its clusters, less
-    the share that would be there if rows of these degrees were linked at random.
 
     Parameters
     ----------

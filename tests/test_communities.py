@@ -11,12 +11,16 @@ from torch.nn import functional as F
 
 from skdeepcluster import SCL, DigPro, communities
 from skdeepcluster._engine.randomness import seeded
-from skdeepcluster.communities import merge_by_modularity, neighbor_communities
-from skdeepcluster.kmeans import spherical_kmeans
+from skdeepcluster.communities import (
+    merge_by_modularity,
+    modularity,
+    neighbor_communities,
+)
+from skdeepcluster.kmeans import nearest_centers, spherical_kmeans
 from skdeepcluster.neighbors import links_between
 
 
-def modularity(links, merged):
+def slow_modularity(links, merged):
     """By its definition: links within clusters, less those of random ones."""
     groups = [np.flatnonzero(merged == k) for k in np.unique(merged)]
     total = links.sum()
@@ -32,7 +36,7 @@ def slow_merge(links, n_clusters):
             np.where(merged == b, a, merged)
             for a, b in itertools.combinations(np.unique(merged), 2)
         ]
-        merged = max(unions, key=lambda union: modularity(links, union))
+        merged = max(unions, key=lambda union: slow_modularity(links, union))
     return merged
 
 
@@ -47,6 +51,16 @@ def test_merges_are_those_of_the_highest_modularity(seed, n_clusters):
     assert set(merged.tolist()) == set(range(n_clusters))
     expected = slow_merge(links, n_clusters)
     assert adjusted_rand_score(expected, merged) == 1.0
+
+
+def test_modularity_by_its_definition():
+    links = np.random.default_rng(0).integers(0, 9, (5, 5))
+    links = links + links.T
+    expected = slow_modularity(links, np.arange(5))
+    assert modularity(torch.from_numpy(links).double()) == pytest.approx(expected)
+    assert modularity(torch.tensor([[7.0]])) == 0.0
+    apart = torch.tensor([[2.0, 0.0], [0.0, 2.0]])  # all within, half of it by chance
+    assert modularity(apart) == 0.5
 
 
 def test_links_count_both_directions():
@@ -74,6 +88,23 @@ def test_digits_that_kmeans_does_not_find(seed, limit, monkeypatch):
     assert adjusted_rand_score(y, labels) > adjusted_rand_score(y, of_kmeans) + 0.08
     means = torch.stack([rows[labels == k].mean(0) for k in range(10)])
     torch.testing.assert_close(centers, F.normalize(means, dim=1))
+
+
+def test_better_clusters_about_the_last_centres_stay():
+    rows, _ = digits()
+    with seeded(0):
+        centers, _ = neighbor_communities(rows, 10, n_init=5)
+        stay, labels = neighbor_communities(rows, 10, init=centers, n_init=0)
+        torch.testing.assert_close(stay, F.normalize(sums(rows, labels), dim=1))
+        assert torch.equal(labels, nearest_centers(rows, centers))
+        poor, _ = spherical_kmeans(rows, 10, n_init=1)
+        _, found = neighbor_communities(rows, 10, init=poor, n_init=2)
+    assert adjusted_rand_score(labels, found) > 0.8
+    assert adjusted_rand_score(nearest_centers(rows, poor), found) < 0.8
+
+
+def sums(rows, labels):
+    return F.one_hot(labels).float().T @ rows
 
 
 def test_the_same_generator_gives_the_same_communities():

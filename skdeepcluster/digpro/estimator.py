@@ -78,9 +78,8 @@ class DigPro(DeepClusterer):
     predictor_lr_scale
         Factor of the learning rate of the predictor, for ``"alignment"``.
     n_init
-        Random starts of the k-means after each epoch, beside a start from the last
-        centres. The last k-means takes 10 at least. The k-means that finds the small
-        clusters of ``e_step="graph"`` starts once after an epoch.
+        Random starts of the clustering after each epoch, beside a start from the last
+        centres. The last clustering takes 10 at least.
 
     Attributes
     ----------

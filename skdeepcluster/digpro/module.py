@@ -144,11 +144,9 @@ class DigProModule(ClusterModule):
 
     def refresh(self, embed):
         """E-step: the pseudo-labels of the next epoch."""
-        features, p = embed(), self.p
-        # of many small clusters that are merged, one poor one matters little
-        n_init = 1 if p.e_step == "graph" else p.n_init
-        self.cluster(features, n_init, max_iter=100)
-        sizes = self.labels.bincount(minlength=p.n_clusters).tolist()
+        features = embed()
+        self.cluster(features, self.p.n_init, max_iter=100)
+        sizes = self.labels.bincount(minlength=self.p.n_clusters).tolist()
         return {"cluster_sizes": sizes, "feature_spread": feature_spread(features)}
 
     def finish(self, embed):
@@ -157,11 +155,10 @@ class DigProModule(ClusterModule):
 
     def cluster(self, features, n_init, max_iter):
         """Labels and prototypes by communities or k-means; the groups may follow."""
-        k = self.p.n_clusters
+        k, last = self.p.n_clusters, self.centers if self.refreshed else None
         if self.p.e_step == "graph":
-            found = neighbor_communities(features, k, n_init=n_init)
+            found = neighbor_communities(features, k, init=last, n_init=n_init)
         else:
-            last = self.centers if self.refreshed else None
             found = spherical_kmeans(
                 features, k, init=last, n_init=n_init, max_iter=max_iter
             )

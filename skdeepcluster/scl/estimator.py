@@ -76,7 +76,7 @@ class SCL(DeepClusterer):
         the head (``"boundary"``), that by visual similarity (``"similarity"``), or the
         product of both (``"consensus"``).
     n_init
-        Random starts of the k-means that ends the warm-up.
+        Random starts of the clustering that ends the warm-up.
     lr_warmup
         Share of the training in which the learning rate rises.
     feature_dim
