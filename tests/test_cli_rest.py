@@ -117,11 +117,12 @@ def test_auto_is_named_for_a_number_that_is_none(capsys):
     assert "'ten' is no whole number from 1 on, nor auto" in capsys.readouterr().err
 
 
-def test_another_way_into_one_folder(result, tmp_path, capfd):
-    dest = str(tmp_path / "my sorted")
+@pytest.mark.parametrize("name", ["my sorted", "X/moved", "n_clusters=5/X-ray"])
+def test_another_way_into_one_folder(result, tmp_path, capfd, name):
+    dest = str(tmp_path / name)
     assert main(["sort", str(result[0]), "--copy", dest]) == 0
     capfd.readouterr()
     assert main(["sort", str(result[0]), "--link", dest]) == 1
     err = capfd.readouterr().err
     assert "holds what sort --copy wrote" in err
-    assert f"skdeepcluster undo {shlex.quote(dest)}" in err
+    assert f"skdeepcluster undo {shlex.quote(dest)}\n" in err

@@ -23,6 +23,7 @@ from skdeepcluster.cli.shown import Console
 from skdeepcluster.cli.words import in_options
 
 OTHER_NAMES = ("IMG_3", "photo.dat")
+PATHS = ("/mnt/X/moved", "/data/n_clusters=5/moved", "X/max_epochs", "./lr=1/X-ray")
 HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"
 
 
@@ -64,6 +65,22 @@ HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"
             "The input holds 5 values.\nScale the input as those of "
             "'/photos/X or None. call again'",
         ),
+        # paths and commands that no quotes hold, and other words that hold a name
+        *((path, path) for path in PATHS),
+        *(
+            (f"Run skdeepcluster undo {p}", f"Run skdeepcluster undo {p}")
+            for p in PATHS
+        ),
+        *((f"weights={p!r} is none", f"--weights {p!r} is none") for p in PATHS),
+        *(
+            (f"call undo_sorting({p!r})", f"run skdeepcluster undo {p!r}")
+            for p in PATHS
+        ),
+        ("X-ray, aX, X2, my_n_clusters", "X-ray, aX, X2, my_n_clusters"),
+        (
+            "pre-n_clusters=5 and (n_clusters=5)",
+            "pre-n_clusters=5 and (--n-clusters 5)",
+        ),
         (
             "Lower lr=0.1, or train with precision='float32'.",
             "Lower lr 0.1, or train with precision 'float32'.\n"
@@ -73,6 +90,26 @@ HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"
 )
 def test_parameters_become_options(said, expected):
     assert in_options(said) == expected
+
+
+def test_only_errors_of_the_library_are_put_in_options(monkeypatch, capfd):
+    from skdeepcluster import sorting
+    from skdeepcluster.cli import commands
+
+    said = "Lower n_clusters=5 of X to run it."
+
+    def own(*args):
+        raise ValueError(said)
+
+    own = types.FunctionType(own.__code__, vars(commands), closure=own.__closure__)
+    monkeypatch.setattr(sorting, "undo_sorting", own)
+    assert main(["undo", "x"]) == 1
+    assert capfd.readouterr().err == f"skdeepcluster: error: {said}\n"
+    library = types.FunctionType(own.__code__, vars(sorting), closure=own.__closure__)
+    monkeypatch.setattr(sorting, "undo_sorting", library)
+    assert main(["undo", "x"]) == 1
+    expected = "Lower --n-clusters 5 of the input to run it."
+    assert capfd.readouterr().err == f"skdeepcluster: error: {expected}\n"
 
 
 def test_warnings_of_the_library_are_put_in_options(capsys):

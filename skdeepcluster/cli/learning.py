@@ -17,6 +17,7 @@ from ..report._how_many import HowMany
 from .arguments import METHODS, RANGE, SCRATCH_SIZE
 from .images import all_grey, none_readable
 from .shown import Console
+from .words import in_options
 
 BATCH = 32  # images that a pretrained network takes at a time
 
@@ -108,7 +109,7 @@ def encode(encoder: ImageEncoder, paths: list[str]) -> np.ndarray:
             f"Interrupted while images were encoded: nothing is written{kept}."
         ) from error
     except ValueError as error:
-        raise ValueError(none_readable(paths) or str(error)) from error
+        raise ValueError(none_readable(paths) or in_options(str(error))) from error
 
 
 def make_model(args: Namespace, console: Console, paths: list[str] | None):
@@ -181,7 +182,7 @@ def fit(
     except ValueError as error:
         if args.pretrained != "none":
             raise
-        raise ValueError(none_readable(X) or str(error)) from error
+        raise ValueError(none_readable(X) or in_options(str(error))) from error
 
 
 def _search(model, X, args, console):
