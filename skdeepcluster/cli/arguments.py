@@ -142,7 +142,7 @@ def _add_device(parser) -> None:
     parser.add_argument(
         "--device",
         default="auto",
-        help="cpu, cuda or cuda:N; by default a GPU where there is one",
+        help="auto, cpu, cuda or cuda:N (default: auto, a GPU where there is one)",
     )
 
 
