@@ -175,6 +175,10 @@ def test_predict_lists_all_that_cannot_be_read(result, tmp_path, capfd):
     again = ["predict", str(folder), paths[0], "-o", str(out), "--overwrite", "-q"]
     assert main(again) == 0
     assert out.exists() and not listing.exists()
+    listing.write_text("mine")
+    assert main(again) == 1
+    assert "Pass another name as --out.\n" in capfd.readouterr().err
+    assert listing.read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["my sorted", "X/moved", "n_clusters=5/X-ray"])

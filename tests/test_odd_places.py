@@ -130,7 +130,7 @@ NONE = "The image file cannot be read:"
 
 @refused(
     "a",
-    says="The only image in .* cannot be read:\n.*: is an image in .svg, .* save it as ",
+    says="The only image in .* cannot be read:\n.*: is an image in .svg, .* save it as",
 )
 def images_alone_that_pillow_does_not_read():
     bits(HERE / "a/y.svg", b"<svg/>")

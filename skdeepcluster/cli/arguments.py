@@ -255,10 +255,13 @@ def _add_predict(commands) -> None:
         "--out",
         type=_path,
         metavar="FILE",
-        help="table to write, .csv or .parquet (default: CSV on the standard output)",
+        help="table to write, .csv or .parquet (default: CSV on the standard output); "
+        "what cannot be read is listed beside it, in .unreadable.csv",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace FILE if it is there"
+        "--overwrite",
+        action="store_true",
+        help="replace FILE, and the list beside it, if they are there",
     )
 
 

@@ -252,10 +252,12 @@ def _check_out(out: str | None, overwrite: bool) -> bool:
             f"--out={out!r}: there is no folder {os.fspath(path.parent)!r}. Make it "
             "first."
         )
-    if os.path.lexists(_unreadable(out)) and not overwrite:
+    beside = _unreadable(out)
+    ours = beside.is_file() and beside.read_bytes().startswith(b'"path","reason"\n')
+    if os.path.lexists(beside) and not (ours and overwrite):
         raise FileExistsError(
-            f"{str(_unreadable(out))!r}, which is to list the files that cannot be "
-            "read, is there already. Pass another name as --out, or --overwrite."
+            f"{str(beside)!r}, which is to list the files that cannot be read, is there "
+            f"already. Pass another name as --out{', or --overwrite' if ours else ''}."
         )
     as_parquet = path.suffix.lower() == ".parquet"
     if as_parquet:

@@ -90,7 +90,11 @@ def check_enough(args: Namespace, paths: list[str]) -> None:
         what = f"{n} cannot tell how well {most} clusters fit: {2 * most} are needed"
         low, high = _numbers(args)[0], len(paths) // 2
         low = low if low < high else RANGE[0]
-        lower = f", or --range {low}-{high}" if low < high else ", or a --n-clusters"
+        lower = (
+            f", or --range {low}-{high}"
+            if low < high
+            else ", or a number as --n-clusters"
+        )
     raise ValueError(none_readable(paths) or f"{what}. Pass more images{lower}.")
 
 
