@@ -170,7 +170,7 @@ def test_predict_lists_all_that_cannot_be_read(result, tmp_path, capfd):
     assert len(rows_of(out)) == 1
     out.unlink()
     assert main([*argv, "-o", str(out)]) == 1
-    assert f"{str(listing)!r}, which is to list the files" in capfd.readouterr().err
+    assert f"{str(listing)!r}, which is to list what can" in capfd.readouterr().err
     assert not out.exists()
     again = ["predict", str(folder), paths[0], "-o", str(out), "--overwrite", "-q"]
     assert main(again) == 0

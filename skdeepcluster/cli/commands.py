@@ -256,7 +256,7 @@ def _check_out(out: str | None, overwrite: bool) -> bool:
     ours = beside.is_file() and beside.read_bytes().startswith(b'"path","reason"\n')
     if os.path.lexists(beside) and not (ours and overwrite):
         raise FileExistsError(
-            f"{str(beside)!r}, which is to list the files that cannot be read, is there "
+            f"{str(beside)!r}, which is to list what cannot be read, is there "
             f"already. Pass another name as --out{', or --overwrite' if ours else ''}."
         )
     as_parquet = path.suffix.lower() == ".parquet"
