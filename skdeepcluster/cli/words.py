@@ -35,7 +35,7 @@ PHRASES = (  # where another word for the parameter is not enough
     (r"\bn_samples ?= ?(\d+)", r"\1 images"),
     (r"The '(\w+)' parameter of \w+ must", r"\1 must"),
     (r"Pass another model, image_size, or X", "Pass another --pretrained or --size"),
-    (r"rows of X(?=[ ,.:])", "images"),
+    (r"rows of X\b", "images"),
     (r"(other|more|all) samples\b", r"\1 images"),
     (r"the samples\b", "the images"),
     (r"pass numbers beyond", "pass a --range that goes beyond"),
