@@ -71,7 +71,7 @@ def content(folder):
 
 
 def a_missing_folder(tmp_path, photos):
-    return [tmp_path / "nothing"], "There is no folder"
+    return [tmp_path / "nothing"], "There is no file or folder"
 
 
 def an_empty_folder(tmp_path, photos):
@@ -86,7 +86,7 @@ def other_files(tmp_path, photos):
 
 
 def one_of_two_missing(tmp_path, photos):
-    return [photos, tmp_path / "nothing"], "There is no folder"
+    return [photos, tmp_path / "nothing"], "There is no file or folder"
 
 
 def broken_files_alone(tmp_path, photos):
@@ -107,9 +107,13 @@ def too_few_images(tmp_path, photos):
     ], "8 images cannot be put into 9 clusters."
 
 
+SEARCH = "8 images cannot tell how well 5 clusters fit: 10 are needed. Pass more "
+SEARCH += "images, or --range 2-4."
+
+
 def too_few_images_to_search(tmp_path, photos):
     own = [photos / "sub", "-k", "auto", "--range", "2-5"]
-    return own, "8 images cannot be put into 5 clusters, of which halves are compared"
+    return own, SEARCH
 
 
 def too_few_readable_images(tmp_path, photos):
@@ -294,7 +298,7 @@ def test_tables_of_new_images(photos, result, tmp_path, fails):
     said = fails("predict", result, photos, "-o", tmp_path / "none" / "new.csv")
     assert "there is no folder" in said
     said = fails("predict", result, photos / "sub" / UNREADABLE[0])
-    assert "Not one of 1 image file can be read" in said
+    assert "The image file cannot be read:" in said
     assert "3 of 13 image files" in fails("predict", result, photos, "--strict")
 
 

@@ -1,5 +1,6 @@
 """The command line: images that are gone since the clustering, and what is said."""
 
+import errno
 import json
 import os
 import shlex
@@ -54,7 +55,7 @@ def test_sort_leaves_out_what_cannot_be_sorted(result, tmp_path, capfd, how):
     argv = ["sort", str(folder), f"--{how}", str(dest)]
     n_bad = 2 if how == "move" else 1
     assert main([*argv, "--strict"]) == 1
-    assert f"{n_bad} of 8 files cannot be sorted, and none" in capfd.readouterr().err
+    assert f"{n_bad} of 8 images cannot be sorted, and none" in capfd.readouterr().err
     assert not dest.exists()
     assert main(argv) == 0
     err = capfd.readouterr().err
@@ -117,11 +118,75 @@ def test_auto_is_named_for_a_number_that_is_none(capsys):
     assert "'ten' is no whole number from 1 on, nor auto" in capsys.readouterr().err
 
 
-def test_another_way_into_one_folder(result, tmp_path, capfd):
-    dest = str(tmp_path / "my sorted")
+def test_images_that_were_moved_can_be_moved_back(result, tmp_path, capfd):
+    folder, paths = result
+    dest = str(tmp_path / "X" / "moved")
+    assert main(["sort", str(folder), "--move", dest, "-q"]) == 0
+    undo = f"skdeepcluster undo {dest}\n"
+    back = f"skdeepcluster sort moved them. To put them back: {undo}"
+    for argv in (["sort", "--copy", str(tmp_path / "c")], ["report"]):
+        for strict in ([], ["--strict"]) if argv[0] == "sort" else ([],):
+            assert main([argv[0], str(folder), *argv[1:], *strict]) == 1
+            assert back in capfd.readouterr().err
+    assert main(shlex.split(undo)[1:]) == 0
+    os.unlink(paths[0])  # by somebody else
+    assert main(["sort", str(folder), "--copy", str(tmp_path / "c")]) == 0
+    err = capfd.readouterr().err
+    assert "1 of 8 images cannot be sorted, and is left out:" in err
+    assert f"If skdeepcluster sort moved them, {undo.strip()} puts them back." in err
+
+
+def test_a_result_that_cannot_be_written(result, monkeypatch, capfd):
+    folder, _ = result
+
+    def refuse(prefix, dir):
+        raise PermissionError(
+            errno.EACCES, os.strerror(errno.EACCES), f"{dir}/{prefix}"
+        )
+
+    monkeypatch.setattr("skdeepcluster.cli.results.tempfile.mkdtemp", refuse)
+    assert main(["report", str(folder)]) == 1
+    err = capfd.readouterr().err
+    said = (
+        f"error: Nothing can be written in RESULT {str(folder)!r} (Permission denied)."
+    )
+    assert said in err and ".writing" not in err
+
+
+def test_predict_lists_all_that_cannot_be_read(result, tmp_path, capfd):
+    folder, paths = result
+    out, listing = tmp_path / "new.csv", tmp_path / "new.unreadable.csv"
+    bad = [str(tmp_path / f"{i:02}.jpg") for i in range(12)]
+    for path in bad:
+        open(path, "w").close()
+    argv = ["predict", str(folder), paths[0], *bad]
+    assert main(argv) == 0
+    err = capfd.readouterr().err
+    assert all(repr(path) in err for path in bad)
+    assert main([*argv, "-o", str(out)]) == 0
+    err = capfd.readouterr().err
+    assert f"12 of 13 image files cannot be read, and are left out ({listing} li" in err
+    assert [row["path"] for row in rows_of(listing)] == bad
+    assert len(rows_of(out)) == 1
+    out.unlink()
+    assert main([*argv, "-o", str(out)]) == 1
+    assert f"{str(listing)!r}, which is to list what can" in capfd.readouterr().err
+    assert not out.exists()
+    again = ["predict", str(folder), paths[0], "-o", str(out), "--overwrite", "-q"]
+    assert main(again) == 0
+    assert out.exists() and not listing.exists()
+    listing.write_text("mine")
+    assert main(again) == 1
+    assert "Pass another name as --out.\n" in capfd.readouterr().err
+    assert listing.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["my sorted", "X/moved", "n_clusters=5/X-ray"])
+def test_another_way_into_one_folder(result, tmp_path, capfd, name):
+    dest = str(tmp_path / name)
     assert main(["sort", str(result[0]), "--copy", dest]) == 0
     capfd.readouterr()
     assert main(["sort", str(result[0]), "--link", dest]) == 1
     err = capfd.readouterr().err
     assert "holds what sort --copy wrote" in err
-    assert f"skdeepcluster undo {shlex.quote(dest)}" in err
+    assert f"skdeepcluster undo {shlex.quote(dest)}\n" in err

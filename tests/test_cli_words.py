@@ -23,6 +23,7 @@ from skdeepcluster.cli.shown import Console
 from skdeepcluster.cli.words import in_options
 
 OTHER_NAMES = ("IMG_3", "photo.dat")
+PATHS = ("/mnt/X/moved", "/data/n_clusters=5/moved", "X/max_epochs", "./lr=1/X-ray")
 HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"
 
 
@@ -32,7 +33,7 @@ HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"
         (
             "n_samples=5 should be >= n_clusters=6. Pass more samples or lower "
             "n_clusters.",
-            "5 images should be >= --n-clusters 6. Pass more samples or lower "
+            "5 images should be >= --n-clusters 6. Pass more images or lower "
             "--n-clusters.",
         ),
         (
@@ -53,6 +54,15 @@ HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"
         ("Pass on_error='skip' to leave", "Leave out --strict to leave"),
         ("it takes extensions='any' to", "it takes --any-ending to"),
         ("pass how='hardlink' or how='copy'", "pass --link or --copy"),
+        (
+            "All 20 rows of X are equal. Pass other samples.",
+            "All 20 images are equal. Pass other images.",
+        ),
+        (
+            "of the numbers that were tried: pass numbers beyond.",
+            "of the numbers that were tried: pass a --range that goes beyond.",
+        ),
+        ("Pass the name; or an nn.Module.", "Pass the name."),
         ("Call undo_sorting('a b').", "Call run skdeepcluster undo 'a b'."),
         ("The 'n_clusters' parameter of SCL must be", "--n-clusters must be"),
         (
@@ -64,6 +74,22 @@ HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"
             "The input holds 5 values.\nScale the input as those of "
             "'/photos/X or None. call again'",
         ),
+        # paths and commands that no quotes hold, and other words that hold a name
+        *((path, path) for path in PATHS),
+        *(
+            (f"Run skdeepcluster undo {p}", f"Run skdeepcluster undo {p}")
+            for p in PATHS
+        ),
+        *((f"weights={p!r} is none", f"--weights {p!r} is none") for p in PATHS),
+        *(
+            (f"call undo_sorting({p!r})", f"run skdeepcluster undo {p!r}")
+            for p in PATHS
+        ),
+        ("X-ray, aX, X2, my_n_clusters", "X-ray, aX, X2, my_n_clusters"),
+        (
+            "pre-n_clusters=5 and (n_clusters=5)",
+            "pre-n_clusters=5 and (--n-clusters 5)",
+        ),
         (
             "Lower lr=0.1, or train with precision='float32'.",
             "Lower lr 0.1, or train with precision 'float32'.\n"
@@ -73,6 +99,26 @@ HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"
 )
 def test_parameters_become_options(said, expected):
     assert in_options(said) == expected
+
+
+def test_only_errors_of_the_library_are_put_in_options(monkeypatch, capfd):
+    from skdeepcluster import sorting
+    from skdeepcluster.cli import commands
+
+    said = "Lower n_clusters=5 of X to run it."
+
+    def own(*args):
+        raise ValueError(said)
+
+    own = types.FunctionType(own.__code__, vars(commands), closure=own.__closure__)
+    monkeypatch.setattr(sorting, "undo_sorting", own)
+    assert main(["undo", "x"]) == 1
+    assert capfd.readouterr().err == f"skdeepcluster: error: {said}\n"
+    library = types.FunctionType(own.__code__, vars(sorting), closure=own.__closure__)
+    monkeypatch.setattr(sorting, "undo_sorting", library)
+    assert main(["undo", "x"]) == 1
+    expected = "Lower --n-clusters 5 of the input to run it."
+    assert capfd.readouterr().err == f"skdeepcluster: error: {expected}\n"
 
 
 def test_warnings_of_the_library_are_put_in_options(capsys):
@@ -87,7 +133,11 @@ BAD = {  # options of cluster, and what is said of them
     "too many clusters": (["-k", "9"], "Pass more images, or a lower --n-clusters."),
     "no weights": (["--weights", "no.pt"], "--weights 'no.pt' is no file, and none of"),
     "no network": (["--pretrained", "resnet51"], "There is no model 'resnet51'"),
-    "no device": (["--device", "gpu"], "--device 'gpu' cannot be used"),
+    "no device": (["--device", "gpu"], "'gpu' cannot be used. Pass auto, cpu, or cuda"),
+    "no range": (
+        ["-k", "auto"],
+        "15 clusters fit: 30 are needed. Pass more images, or",
+    ),
     "one file": (["--strict", "text.png"], "1 of 9 image files cannot be read:"),
     "a file as RESULT": (["-o", "text.png"], "is no folder"),
 }
@@ -110,6 +160,8 @@ def test_refusals_hold_no_word_of_python(photos, monkeypatch, capfd, name):
     err = capfd.readouterr().err
     assert expected in plain(err[err.index("skdeepcluster: error: ") :])
     assert not os.path.exists("result")
+    if name in ("no weights", "no network", "no device"):
+        assert "Images:" not in err  # before the folder is listed
 
 
 @pytest.mark.parametrize(
@@ -171,10 +223,9 @@ def test_what_an_image_needs_stands_in_the_table(mixed, tmp_path, capfd, pretrai
         "ending, 1 x .dat. Pass --any-ending to take such images, too."
     )
     assert (hint in err) is pretrained
-    kinds = "1 x .heic, 1 x no ending, 1 x .txt, 1 x .dat"
-    assert (f"Images: 9 files (left out for their endings: {kinds})" in err) is (
-        pretrained
-    )
+    kinds = "1 x no ending, 1 x .txt, 1 x .dat"
+    listed = "Images: 9 files, and 1 that cannot be read (left out for their endings: "
+    assert (f"{listed}{kinds})" in err) is pretrained
 
 
 def test_where_weights_are_is_not_on_the_page(photos, tmp_path, capfd):
@@ -201,9 +252,9 @@ def test_strict_refuses_what_pillow_does_not_read(mixed, capfd):
         listing = find_images([str(mixed)], any_ending=True)
     assert [os.path.basename(path) for path, _ in listing.skipped] == ["IMG_1.HEIC"]
     assert str(listing) == (
-        "11 files (left out for their endings: 1 x .heic, 1 x .txt)"
+        "11 files, and 1 that cannot be read (left out for their endings: 1 x .txt)"
     )
-    assert listing.others == {".heic": 1, ".txt": 1}
+    assert listing.others == {".txt": 1}
 
 
 def test_installed_plugins_are_used(tmp_path, monkeypatch):

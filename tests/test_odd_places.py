@@ -102,7 +102,6 @@ def images_of_any_name():
     *("a", "a/z.svg"),
     images=["a/x.png", "a/z.svg"],
     skipped=["a/y.svg"],
-    others={".svg": 2},
 )
 def images_that_pillow_does_not_read_and_one_of_them_named():
     put(HERE, "a/x.png")
@@ -126,11 +125,12 @@ def test_odd_places_are_listed(tmp_path, monkeypatch, name):
 
 # -- what is refused, before anything is computed --------------------------------------
 
-NONE = "Not one of 1 image file can be read:"
+NONE = "The image file cannot be read:"
 
 
 @refused(
-    "a", says="Not one of 1 image in .*\n.*: is an image in .svg, .* save it as PNG"
+    "a",
+    says="The only image in .* cannot be read:\n.*: is an image in .svg, .* save it as",
 )
 def images_alone_that_pillow_does_not_read():
     bits(HERE / "a/y.svg", b"<svg/>")
@@ -173,12 +173,12 @@ def a_link_to_nothing():
     os.symlink("nothing", "link")
 
 
-@refused("a/*.png", says=r"There is no folder '.*a/\*.png'")
+@refused("a/*.png", says=r"There is no file or folder '.*a/\*.png'")
 def a_pattern_that_no_shell_expanded():
     put(HERE, "a/x.jpg")
 
 
-@refused("https://example.org/x", says="There is no folder '.*example.org/x'")
+@refused("https://example.org/x", says="There is no file or folder '.*example.org/x'")
 def an_address():
     pass
 

@@ -142,7 +142,7 @@ def _add_device(parser) -> None:
     parser.add_argument(
         "--device",
         default="auto",
-        help="cpu, cuda or cuda:N; by default a GPU where there is one",
+        help="auto, cpu, cuda or cuda:N (default: auto, a GPU where there is one)",
     )
 
 
@@ -255,10 +255,13 @@ def _add_predict(commands) -> None:
         "--out",
         type=_path,
         metavar="FILE",
-        help="table to write, .csv or .parquet (default: CSV on the standard output)",
+        help="table to write, .csv or .parquet (default: CSV on the standard output); "
+        "what cannot be read is listed beside it, in .unreadable.csv",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace FILE if it is there"
+        "--overwrite",
+        action="store_true",
+        help="replace FILE, and the list beside it, if they are there",
     )
 
 

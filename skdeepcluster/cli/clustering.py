@@ -19,7 +19,7 @@ from ..pretrained.kept import facts_of, rebuilt
 from ..report._how_many import HowMany
 from .arguments import METHODS
 from .images import Skipped, find_images, none_readable, tell_skipped
-from .learning import check_enough, encode, fit, make_encoder, make_model
+from .learning import check_enough, check_options, encode, fit, make_encoder, make_model
 from .maps import make_map
 from .reports import write_run_report
 from .results import CSV, EMBEDDING, MODEL, PARQUET, REPORT, SKIPPED, Result
@@ -153,6 +153,7 @@ def cluster_images(args: Namespace, console: Console, result: Result) -> int:
         0; 130 after Ctrl-C, 143 after SIGTERM.
     """
     with_parquet = _can_write_parquet(console)
+    check_options(args)
     with console.stage("Images") as said:
         listing = find_images(args.folders, args.strict, args.any_ending)
         said.append(str(listing))
@@ -163,7 +164,7 @@ def cluster_images(args: Namespace, console: Console, result: Result) -> int:
         console.warn(f"The training was interrupted after epoch {n_epochs}.")
         console.say("What was learnt is written; another Ctrl-C ends at once.")
     skipped = listing.skipped + learnt.skipped
-    tell_skipped(console, skipped, len(learnt.paths), f" ({SKIPPED} lists all)")
+    tell_skipped(console, skipped, len(learnt.paths), SKIPPED)
     found = Found.by(learnt.model, learnt.X, learnt.paths)
     positions, kind, stop = _map(args, console, found.embedding, learnt.stop)
     table = Table(found.paths, found.clusters, found.confidences, positions)

@@ -15,12 +15,13 @@ from .._input.formats import use_plugins
 from .._input.paths import counted
 from .._storage.container import replacing
 from .clustering import cluster_images, embed_images
-from .images import find_images, lines, tell_skipped
+from .images import Skipped, find_images, lines, none_can, tell_skipped
+from .learning import check_device
 from .maps import place
 from .reports import write_run_report
 from .results import REPORT, Result
 from .shown import Console, as_command, show
-from .tables import Table, import_polars
+from .tables import Table, import_polars, write_rows
 
 DONE = 0
 HOW: dict[str, Literal["copy", "hardlink", "symlink", "move"]] = {
@@ -58,16 +59,23 @@ def predict(args: Namespace) -> int:
     console = Console(args.quiet, args.verbose)
     with console.gathering():
         as_parquet = _check_out(args.out, args.overwrite)
+        check_device(args.device)
         result = Result.open(args.result)
         known, embedding = result.table(), result.embedding()
         with console.stage("Images") as said:
             listing = find_images(args.folders, args.strict, args.any_ending)
             said.append(str(listing))
         found, bad = embed_images(args, console, result, listing.paths)
-        tell_skipped(console, listing.skipped + bad, len(found.paths), "")
+        skipped = listing.skipped + bad
+        where = None if args.out is None else _unreadable(args.out)
+        tell_skipped(
+            console, skipped, len(found.paths), None if where is None else str(where)
+        )
         positions = place(found.embedding, embedding, known.positions)
         table = Table(found.paths, found.clusters, found.confidences, positions)
         _write(table, args.out, as_parquet)
+        if where is not None:
+            _write_unreadable(skipped, where)
         if args.out is not None:
             console.say(f"Written: {args.out}, {counted(len(table), 'image')}")
     return DONE
@@ -102,12 +110,11 @@ def report(args: Namespace) -> int:
 def _tell_gone(console, gone: list[str], n: int, run: dict[str, Any]) -> None:
     """Warn of images that are gone; it is an error if all of them are."""
     named = lines([(path, "is no file") for path in gone])
-    undo = as_command("undo", run.get("moved_to", "DEST"))
     what = f"{len(gone)} of {counted(n, 'image')} are not where they were"
-    back = f"If skdeepcluster sort moved them, {undo} puts them back."
+    back = _how_back(gone, run)
     if len(gone) == n:
         raise FileNotFoundError(
-            f"{what}:{named}\n{back} Otherwise put them back, or cluster again."
+            f"{what}:{named}\n{back}\nOtherwise put them back, or cluster again."
         )
     console.warn(f"{what}, and are left out of the report:{named}\n{back}")
 
@@ -126,8 +133,7 @@ def sort(args: Namespace) -> int:
             if (dest := getattr(args, name)) is not None
         ]
         _check_same_way(how, dest)
-        if not args.strict:
-            table = _sortable(console, table, how, dest)
+        table = _sortable(console, table, how, dest, result.run, args.strict)
         if how == "move":  # for what reads the table when its files are gone
             with contextlib.suppress(OSError):
                 with result.writing({**result.run, "moved_to": os.path.abspath(dest)}):
@@ -155,37 +161,63 @@ def _check_same_way(how: str, dest: str) -> None:
         )
 
 
-def _sortable(console, table: Table, how: str, dest: str) -> Table:
+def _sortable(
+    console, table: Table, how: str, dest: str, run: dict[str, Any], strict: bool
+) -> Table:
     """Leave out images that cannot be sorted, and list them.
 
-    Files that an earlier call moved to ``dest`` are gone, and stay in.
+    With ``strict`` they are an error. Files that an earlier call moved to ``dest`` are
+    gone, and stay in.
     """
-    from ..sorting._asked import canonical
-    from ..sorting._journal import Journal
     from ..sorting._sort import looked_at
 
     reasons = [looked_at(path, how)[0] for path in table.paths]
     if how == "move" and any(reasons):
-        with Journal(Path(os.path.realpath(Path(dest).expanduser()))) as journal:
-            moved = {entry.source for entry in journal.entries}
-        sources = canonical(table.paths)
         reasons = [
-            None if source in moved else reason
-            for reason, source in zip(reasons, sources, strict=True)
+            None if there else reason
+            for reason, there in zip(reasons, _moved(table.paths, dest), strict=True)
         ]
     both = zip(table.paths, reasons, strict=True)
     bad = [(path, reason) for path, reason in both if reason is not None]
     if not bad:
         return table
+    gone = [path for path, _ in bad if not os.path.lexists(path)]
+    back = f"\n{_how_back(gone, run)}" if gone else ""
     if len(bad) == len(table):
+        raise ValueError(f"{none_can(len(bad), 'image')} be sorted:{lines(bad)}{back}")
+    what = f"{len(bad)} of {counted(len(table), 'image')} cannot be sorted, and"
+    if strict:
         raise ValueError(
-            f"Not one of {counted(len(table), 'image')} can be sorted:{lines(bad)}"
+            f"{what} none was touched:{lines(bad)}{back}\nWithout --strict, such "
+            "images are left out."
         )
-    console.warn(
-        f"{len(bad)} of {counted(len(table), 'image')} cannot be sorted, and "
-        f"{'is' if len(bad) == 1 else 'are'} left out:{lines(bad)}"
-    )
+    left_out = f"{'is' if len(bad) == 1 else 'are'} left out"
+    console.warn(f"{what} {left_out}:{lines(bad)}{back}")
     return table.only(np.array([reason is None for reason in reasons]))
+
+
+def _moved(paths: list[str], dest: str) -> list[bool]:
+    """Tell which files an earlier call moved, or began to move, to a folder."""
+    from ..sorting._asked import canonical
+    from ..sorting._journal import Journal
+
+    with Journal(Path(os.path.realpath(Path(dest).expanduser()))) as journal:
+        moved = {entry.source for entry in journal.entries}
+    return [source in moved for source in canonical(paths)]
+
+
+def _how_back(gone: list[str], run: dict[str, Any]) -> str:
+    """Say how files that are gone come back, if ``sort`` moved them."""
+    dest = run.get("moved_to")
+    if dest is not None:
+        with contextlib.suppress(OSError, ValueError):  # of a journal of another
+            n_moved = sum(_moved(gone, dest))
+            if n_moved:
+                some = "them" if n_moved == len(gone) else f"{n_moved} of them"
+                undo = as_command("undo", dest)
+                return f"skdeepcluster sort moved {some}. To put them back: {undo}"
+    undo = as_command("undo", dest or "DEST")
+    return f"If skdeepcluster sort moved them, {undo} puts them back."
 
 
 def undo(args: Namespace) -> int:
@@ -220,10 +252,30 @@ def _check_out(out: str | None, overwrite: bool) -> bool:
             f"--out={out!r}: there is no folder {os.fspath(path.parent)!r}. Make it "
             "first."
         )
+    beside = _unreadable(out)
+    ours = beside.is_file() and beside.read_bytes().startswith(b'"path","reason"\n')
+    if os.path.lexists(beside) and not (ours and overwrite):
+        raise FileExistsError(
+            f"{str(beside)!r}, which is to list what cannot be read, is there "
+            f"already. Pass another name as --out{', or --overwrite' if ours else ''}."
+        )
     as_parquet = path.suffix.lower() == ".parquet"
     if as_parquet:
         import_polars()
     return as_parquet
+
+
+def _unreadable(out: str) -> Path:
+    """Name the file beside a table that lists what is not in it."""
+    return Path(out).with_suffix(".unreadable.csv")
+
+
+def _write_unreadable(skipped: Skipped, path: Path) -> None:
+    if skipped:
+        with replacing(path) as file:
+            write_rows(file, ("path", "reason"), skipped)
+    else:  # of an earlier table
+        path.unlink(missing_ok=True)
 
 
 def _write(table: Table, out: str | None, as_parquet: bool) -> None:

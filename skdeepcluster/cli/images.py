@@ -33,7 +33,7 @@ class Listing(NamedTuple):
         Images that Pillow does not read here, and folders that cannot be read; of a
         place with such folders, images that cannot be, too.
     others : Counter
-        How many files were left out for their endings, for each of these.
+        How many other files were left out for their endings, for each of these.
     """
 
     paths: list[str]
@@ -42,6 +42,8 @@ class Listing(NamedTuple):
 
     def __str__(self):
         found = counted(len(self.paths), "file")
+        if self.skipped:
+            found += f", and {len(self.skipped)} that cannot be read"
         if not self.others:
             return found
         return f"{found} (left out for their endings: {by_ending(self.others)})"
@@ -78,7 +80,14 @@ def find_images(
     extensions = "any" if any_ending else None
     asked = dict.fromkeys(map(os.path.abspath, places))
     for place in asked:
-        if os.path.lexists(place) and not Path(place).is_dir():
+        try:
+            os.lstat(place)
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(
+                f"There is no file or folder {place!r}. Pass folders that hold images, "
+                "or image files."
+            ) from None
+        if not Path(place).is_dir():
             paths[place] = None  # who reads it says what is wrong with a pipe or link
             continue
         try:
@@ -99,15 +108,18 @@ def find_images(
         bad = [(p, r) for p, r in zip(paths, reasons, strict=True) if r is not None]
         bad += skipped.items()
         if bad:
-            n = counted(len(paths) + len(skipped), "image file")
+            n = len(paths) + len(skipped)
+            what = f"{len(bad)} of {counted(n, 'image file')} cannot"
             raise ValueError(
-                f"{len(bad)} of {n} cannot be read:{lines(bad)}\nRemove them, or leave "
-                "out --strict."
+                f"{none_can(1, 'image file') if n == 1 else what} be read:{lines(bad)}"
+                "\nRemove what cannot be read, or leave out --strict."
             )
     return Listing(list(paths), list(skipped.items()), others)
 
 
-def tell_skipped(console: Console, skipped: Skipped, n_read: int, where: str) -> None:
+def tell_skipped(
+    console: Console, skipped: Skipped, n_read: int, listed_in: str | None
+) -> None:
     """Warn of what cannot be read, if there is something.
 
     Parameters
@@ -116,8 +128,8 @@ def tell_skipped(console: Console, skipped: Skipped, n_read: int, where: str) ->
     skipped : list of tuple (path, reason)
     n_read : int
         Images that can be read.
-    where : str
-        What says where all of them are listed; may be empty.
+    listed_in : str or None
+        The file that lists all of them; None if there is none, so that all are named.
     """
     if skipped:
         of = f"{len(skipped)} of {counted(n_read + len(skipped), 'image file')}"
@@ -126,9 +138,11 @@ def tell_skipped(console: Console, skipped: Skipped, n_read: int, where: str) ->
         some = ", ".join(path for path, _ in skipped[:NAMED])
         more = len(skipped) - NAMED
         end = f" and {more} more" if more > 0 else ""
-        console.warn(
-            f"{what}{where}:{lines(skipped)}", as_text(f"{what}: {some}{end}.")
-        )
+        if listed_in is None:
+            told = f"{what}:{lines(skipped, len(skipped))}"
+        else:
+            told = f"{what} ({listed_in} lists all):{lines(skipped)}"
+        console.warn(told, as_text(f"{what}: {some}{end}."))
 
 
 def none_readable(paths: Sequence[str]) -> str | None:
@@ -137,13 +151,18 @@ def none_readable(paths: Sequence[str]) -> str | None:
     if None in reasons:
         return None
     bad = list(zip(paths, reasons, strict=True))
-    return f"Not one of {counted(len(paths), 'image file')} can be read:{lines(bad)}"
+    return f"{none_can(len(paths), 'image file')} be read:{lines(bad)}"
 
 
-def lines(named: Skipped) -> str:
+def none_can(n: int, noun: str) -> str:
+    """Begin a sentence on what can be done with none of some things."""
+    return f"The {noun} cannot" if n == 1 else f"Not one of {counted(n, noun)} can"
+
+
+def lines(named: Skipped, most: int = LISTED) -> str:
     """List files with what is wrong with each, the first ones by name."""
-    some = [f"\n  {path!r} {reason}" for path, reason in named[:LISTED]]
-    more = len(named) - LISTED
+    some = [f"\n  {path!r} {reason}" for path, reason in named[:most]]
+    more = len(named) - most
     return "".join(some) + (f"\n  and {more} more" if more > 0 else "")
 
 

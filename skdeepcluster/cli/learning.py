@@ -9,16 +9,62 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.exceptions import ConvergenceWarning
 
+from .._engine.device import resolve_device
 from .._input.paths import counted
-from ..pretrained import ImageEncoder
+from ..pretrained import ImageEncoder, load_network
+from ..pretrained.networks import check_weights, structure_only
 from ..report._how_many import HowMany
 from .arguments import METHODS, RANGE, SCRATCH_SIZE
 from .images import all_grey, none_readable
 from .shown import Console
+from .words import in_options
 
 BATCH = 32  # images that a pretrained network takes at a time
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not there, before any file is looked at.
+
+    Parameters
+    ----------
+    device : str
+
+    Raises
+    ------
+    ValueError
+    """
+    try:
+        resolve_device(device)
+    except ValueError as error:
+        raise ValueError(
+            f"--device {device!r} cannot be used. Pass auto, cpu, or cuda or cuda:N "
+            f"for a GPU (found here: {torch.cuda.device_count()})."
+        ) from error
+
+
+def check_options(args: Namespace) -> None:
+    """Refuse a device, network or weights that are not there: see check_device.
+
+    Parameters
+    ----------
+    args : Namespace
+
+    Raises
+    ------
+    ValueError, ImportError
+    """
+    check_device(args.device)
+    if args.pretrained != "none":
+        with structure_only():  # no weights are read
+            load_network(args.pretrained, _weights(args), args.size)
+        check_weights(args.pretrained, _weights(args))
+
+
+def _weights(args) -> str | None:
+    return None if args.weights == "none" else args.weights
 
 
 def check_enough(args: Namespace, paths: list[str]) -> None:
@@ -37,14 +83,19 @@ def check_enough(args: Namespace, paths: list[str]) -> None:
     most = _numbers(args)[-1] if search else args.n_clusters
     if len(paths) >= max(2, 2 * most if search else most):
         return
-    option = "--range" if search else "--n-clusters"
-    halves = ", of which halves are compared" if search else ""
-    lower = f", or a lower {option}" if most > 1 else ", 2 at least"
-    raise ValueError(
-        none_readable(paths)
-        or f"{counted(len(paths), 'image')} cannot be put into "
-        f"{counted(most, 'cluster')}{halves}. Pass more images{lower}."
-    )
+    n = counted(len(paths), "image")
+    what = f"{n} cannot be put into {counted(most, 'cluster')}"
+    lower = ", or a lower --n-clusters" if most > 1 else ", 2 at least"
+    if search:
+        what = f"{n} cannot tell how well {most} clusters fit: {2 * most} are needed"
+        low, high = _numbers(args)[0], len(paths) // 2
+        low = low if low < high else RANGE[0]
+        lower = (
+            f", or --range {low}-{high}"
+            if low < high
+            else ", or a number as --n-clusters"
+        )
+    raise ValueError(none_readable(paths) or f"{what}. Pass more images{lower}.")
 
 
 def _numbers(args) -> range:
@@ -66,7 +117,7 @@ def make_encoder(args: Namespace, console: Console) -> ImageEncoder:
     """
     return ImageEncoder(
         args.pretrained,
-        weights=None if args.weights == "none" else args.weights,
+        weights=_weights(args),
         image_size=args.size,
         on_error="skip",
         batch_size=BATCH,
@@ -108,7 +159,7 @@ def encode(encoder: ImageEncoder, paths: list[str]) -> np.ndarray:
             f"Interrupted while images were encoded: nothing is written{kept}."
         ) from error
     except ValueError as error:
-        raise ValueError(none_readable(paths) or str(error)) from error
+        raise ValueError(none_readable(paths) or in_options(str(error))) from error
 
 
 def make_model(args: Namespace, console: Console, paths: list[str] | None):
@@ -181,7 +232,7 @@ def fit(
     except ValueError as error:
         if args.pretrained != "none":
             raise
-        raise ValueError(none_readable(X) or str(error)) from error
+        raise ValueError(none_readable(X) or in_options(str(error))) from error
 
 
 def _search(model, X, args, console):
@@ -197,4 +248,5 @@ def _search(model, X, args, console):
             random_state=args.seed,
             verbose=not args.quiet,
         )
-    return search.best_estimator_, asdict(HowMany.of(search))
+    found = asdict(HowMany.of(search))
+    return search.best_estimator_, {**found, "reason": in_options(found["reason"])}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from .arguments import make_parser
@@ -66,15 +67,24 @@ def sentence(error: Exception) -> str:
     -------
     text : str
     """
+    put = str if _is_own(error) else in_options
     if isinstance(error, OSError) and error.strerror:
         where = [repr(n) for n in (error.filename, error.filename2) if n is not None]
-        return ": ".join([*where, in_options(error.strerror)])
+        return ": ".join([*where, put(error.strerror)])
     if isinstance(error, MemoryError):
         return "The memory does not suffice. Pass fewer images, or a smaller --size."
     text = str(error) or type(error).__name__
     if isinstance(error, TOLD):
-        return in_options(text)
+        return put(text)
     return (
         f"The program has a fault ({type(error).__name__}: {text}). Run it again with "
         "--debug, and report what it shows."
     )
+
+
+def _is_own(error: Exception) -> bool:
+    """Whether a module of the command line raised an error, not the library."""
+    name = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name = frame.f_globals.get("__name__", "")
+    return name is not None and name.startswith(f"{__package__}.")

@@ -174,7 +174,15 @@ class Result:
             If files cannot be written: those that were there are as they were.
         """
         self._sweep()
-        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=self.folder))
+        try:
+            staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=self.folder))
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"Nothing can be written in RESULT {str(self.folder)!r} "
+                f"({error.strerror}). Let yourself write in that folder, or copy it to "
+                "one where you can, and pass that.",
+            ) from error
         try:
             yield staging
             names = sorted(p.name for p in staging.iterdir())

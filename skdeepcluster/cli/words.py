@@ -35,17 +35,27 @@ PHRASES = (  # where another word for the parameter is not enough
     (r"\bn_samples ?= ?(\d+)", r"\1 images"),
     (r"The '(\w+)' parameter of \w+ must", r"\1 must"),
     (r"Pass another model, image_size, or X", "Pass another --pretrained or --size"),
+    (r"rows of X\b", "images"),
+    (r"(other|more|all) samples\b", r"\1 images"),
+    (r"the samples\b", "the images"),
+    (r"pass numbers beyond", "pass a --range that goes beyond"),
+    (r"Pass numbers up to (\d+)", r"Pass a --range up to \1"),
+    (r"; or an nn\.Module", ""),
     (r"weights=None", "--weights none"),
     (r"or None\.", "or leave it out."),
 )
-# what is quoted is of the user, as are addresses; options are right as they are
+# what is quoted is of the user, as are words that hold a slash, such as paths and
+# addresses; options are right as they are
 KEPT = (
-    r"(?<![\w=])'(?:\\.|[^'\\\n])*'|(?<![\w=])\"(?:\\.|[^\"\\\n])*\"|\S+://\S+|--[\w-]+"
+    r"(?<!\w)'(?:\\.|[^'\\\n])*'|(?<!\w)\"(?:\\.|[^\"\\\n])*\""
+    r"|(?<!\S)[^\s'\"]*[/\\]\S*|--[\w-]+"
 )
 BARE = "|".join(name for name in OPTIONS if "_" in name)
+BEGINS, ENDS = r"(?<![^\s(])", r"(?=[.,:;)]*(?:\s|$))"  # of a whole word
 TOKEN = re.compile(
     f"(?P<kept>{KEPT})|(?P<phrase>{'|'.join(pattern for pattern, _ in PHRASES)})"
-    rf"|\b(?P<given>[a-z][a-z0-9_]*)=(?=\S)|\b(?P<bare>{BARE})\b|\b(?P<input>X)\b(?!\[)"
+    rf"|{BEGINS}(?P<given>[a-z][a-z0-9_]*)=(?=\S)"
+    rf"|{BEGINS}(?:(?P<bare>{BARE})|(?P<input>X)){ENDS}"
 )
 
 
@@ -55,13 +65,14 @@ def in_options(text: str) -> str:
     Parameters
     ----------
     text : str
-        Of an error or a warning of the library.
+        Of an error or a warning of the library: sentences of the command line itself
+        name options, and commands and paths that are not to be changed.
 
     Returns
     -------
     text : str
-        What it quotes, such as names of files, stays as it is. Parameters that have no
-        option are said to be some of Python.
+        What it quotes, and words that hold a slash, stay as they are. Parameters that
+        have no option are said to be some of Python.
     """
     of_python: dict[str, None] = {}
 
@@ -87,4 +98,4 @@ def in_options(text: str) -> str:
 def _of_phrase(phrase: str) -> str:
     matches = ((re.fullmatch(pattern, phrase), words) for pattern, words in PHRASES)
     found = next(match.expand(words) for match, words in matches if match)
-    return re.sub(rf"\b(?:{BARE})\b", lambda match: OPTIONS[match[0]], found)
+    return re.sub(rf"^(?:{BARE})\b", lambda match: OPTIONS[match[0]], found)

@@ -69,7 +69,8 @@ def load_image_folder(
             Images that Pillow does not read here, such as HEIC without a plugin, and
             what ``on_error="skip"`` left out.
         other_files : dict
-            How many files were left out for their endings, for each of these.
+            How many files were left out for their endings, for each of these; those in
+            ``skipped`` are not among them.
 
     Raises
     ------
@@ -136,6 +137,8 @@ def load_image_folder(
         raise ValueError(_nothing_found(folder, files, asked, recursive, unnamed))
     _warn_of_images(folder, unnamed, needy)
     skipped += needy
+    apart = {path for path, _ in needy}
+    others = [file for file in others if str(file) not in apart]
     if on_error == "skip":
         reasons = check_files(found)
         bad = [
@@ -254,10 +257,11 @@ def _warn_of_images(
 
 
 def _none_read(folder: Path, bad: list[tuple[str, str]]) -> str:
-    return (
-        f"Not one of {counted(len(bad), 'image')} in {str(folder)!r} can be read:"
-        f"{named_lines(bad)}\nPass another folder."
-    )
+    where = f"in {str(folder)!r}"
+    what = f"Not one of {counted(len(bad), 'image')} {where} can"
+    if len(bad) == 1:
+        what = f"The only image {where} cannot"
+    return f"{what} be read:{named_lines(bad)}\nPass another folder."
 
 
 def _nothing_found(

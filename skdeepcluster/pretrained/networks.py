@@ -297,7 +297,24 @@ def _named_state(model, weights, source):
     return lite_names(state) if model in LITE else state
 
 
-def _file_of(weights, names=()):
+def check_weights(model: str, weights) -> None:
+    """Refuse weights of a named model that are neither None, nor a name, nor a file.
+
+    Parameters
+    ----------
+    model : str
+    weights : str, PathLike or None
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    names = weights_names(model)
+    if weights is not None and weights not in ("DEFAULT", *names):
+        _check_file(weights, names)
+
+
+def _check_file(weights, names):
     if not isinstance(weights, str | os.PathLike):
         raise TypeError(f"weights={weights!r} should be a name, a path or None.")
     if not os.path.isfile(path_of(weights)):
@@ -306,6 +323,10 @@ def _file_of(weights, names=()):
             f"weights={os.fspath(weights)!r} is no file, and none of {known}. Pass one "
             "of these, or the path of a file of weights."
         )
+
+
+def _file_of(weights, names=()):
+    _check_file(weights, names)
     return read_weights(weights)
 
 
