@@ -67,12 +67,12 @@ def neighbor_communities(
     Notes
     -----
     Of more than 5 000 rows, as many are drawn for k-means and graph; each other row
-    joins the small cluster with the nearest centre. Of less than ten rows a cluster,
+    joins the small cluster with the nearest centre. Of less than twenty rows a cluster,
     k-means alone makes the clusters.
     """
     n = min(len(features), MAX_ROWS)
     n_small = min(SMALL_CLUSTERS * n_clusters, n // SMALLEST)
-    if n_small <= n_clusters:
+    if n_small < 2 * n_clusters:
         return spherical_kmeans(features, n_clusters, init=init, n_init=n_init)
     drawn = features
     if n < len(features):
