@@ -170,6 +170,7 @@ OURS = {
 }
 ABLATIONS = {  # of what the defaults are for vectors
     "DigPro, with groups": (None, ours(DigPro, group_weight=0.3, warmup=0.3)),
+    "DigPro, clusters by the graph": (None, ours(DigPro, e_step="graph")),
     "DigPro, views by noise": (None, ours(DigPro, augment="vector")),
     "DigPro, not standardised": (None, ours(DigPro, standardize=False)),
     "SCL, views by noise": (None, ours(SCL, augment="vector")),
