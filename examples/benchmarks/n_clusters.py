@@ -14,7 +14,6 @@ sets of ``REPORTING`` were not looked at before.
 """
 
 import argparse
-import json
 import time
 import warnings
 from pathlib import Path
@@ -172,21 +171,9 @@ def run(args, data, method, seed):
     return row
 
 
-def stored(path):
-    """The record at a path, or an empty one."""
-    if path is None or not Path(path).exists():
-        return {"parts": [], "runs": []}
-    return json.loads(Path(path).read_text())
-
-
 def measure(args):
     """Run what the record lacks, and write it after each run."""
-    before = stored(args.json)
-    hidden = ("json", "packs", "features")  # a record names no path
-    part = {
-        "arguments": {k: v for k, v in vars(args).items() if k not in hidden},
-        "environment": record.environment(),
-    }
+    before, part = record.stored(args.json), record.part(args)
     parts = [*before["parts"], *([part] if part not in before["parts"] else [])]
     runs = before["runs"]
     have = {tuple(row[k] for k in KEY) for row in runs}
