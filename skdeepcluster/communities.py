@@ -1,21 +1,100 @@
-"""Clusters of any shape: communities in the graph of nearest neighbours."""
+"""Clusters of any shape and size: communities in the graph of nearest neighbours."""
 
 from __future__ import annotations
 
+from itertools import combinations
+from typing import NamedTuple
+
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._engine.randomness import generator
 from ._input.layouts import is_vector
+from .distances import TINY
 from .kmeans import nearest_centers, spherical_kmeans
 from .neighbors import links_between, nearest_neighbors
 
-SMALL_CLUSTERS = 10  # for each cluster that is asked for
-SMALLEST = 10  # rows of a small cluster, on average
+PARTS = 10  # of each cluster that is asked for, on average
+SMALLEST = 10  # rows of a part, on average
 N_NEIGHBORS = 15
 MAX_ROWS = 5_000  # in the graph: bounds the time, which grows with the square
+SHARE = 0.7  # of the rows of the graph: those that a run finds its parts in
+LINKAGES = ("modularity", "normalized")  # the first one unless another is better ...
+AHEAD = 0.05  # ... by so much agreement ...
+DECIDING_RUNS = 20  # ... of so many runs at least
+
+
+class Communities(NamedTuple):
+    """Clusters of rows, each of several parts.
+
+    Attributes
+    ----------
+    parts : tensor of shape (n_parts, d)
+        Unit centres of the parts.
+    owners : int64 tensor of shape (n_parts,)
+        Cluster of each part.
+    labels : int64 tensor of shape (n,)
+        Cluster of the part whose centre is nearest.
+    centers : tensor of shape (n_clusters, d)
+        Unit means of the clusters. Rows of a cluster need not be nearest to its own.
+    linkage : str
+        What the parts were merged by, as :func:`merge` takes it.
+    """
+
+    parts: Tensor
+    owners: Tensor
+    labels: Tensor
+    centers: Tensor
+    linkage: str
+
+
+class Parts(nn.Module):
+    """What assigns rows to clusters of several parts.
+
+    Parameters
+    ----------
+    n_clusters : int
+    n_parts : int
+        With as many parts as clusters, each cluster is its part.
+    dim : int
+        Width of the rows.
+    """
+
+    def __init__(self, n_clusters: int, n_parts: int, dim: int):
+        super().__init__()
+        self.n_clusters = n_clusters
+        self.register_buffer("centers", torch.zeros(n_parts, dim))
+        self.register_buffer("owners", torch.arange(n_parts) % n_clusters)
+
+    def take(self, found: Communities) -> None:
+        """Keep the parts of these clusters."""
+        self.centers, self.owners = found.parts, found.owners
+
+    def similarity(self, features: Tensor) -> Tensor:
+        """Cosine of unit rows (b, d) to the nearest part of each cluster, (b, K)."""
+        cosine = features @ self.centers.T
+        return nearest_of_each(cosine, self.owners, self.n_clusters)
+
+
+def nearest_of_each(similarity: Tensor, owners: Tensor, n_clusters: int) -> Tensor:
+    """Largest similarity to a part of each cluster.
+
+    Parameters
+    ----------
+    similarity : tensor of shape (b, n_parts)
+    owners : int64 tensor of shape (n_parts,)
+        Cluster of each part; each cluster has one at least.
+    n_clusters : int
+
+    Returns
+    -------
+    nearest : tensor of shape (b, n_clusters)
+    """
+    nearest = similarity.new_zeros(len(similarity), n_clusters)
+    owners = owners.expand_as(similarity)
+    return nearest.scatter_reduce(1, owners, similarity, "amax", include_self=False)
 
 
 def resolve_init(init: str, image_shape: tuple[int, int, int]) -> str:
@@ -35,16 +114,43 @@ def resolve_init(init: str, image_shape: tuple[int, int, int]) -> str:
     return "kmeans" if is_vector(image_shape) else "graph"
 
 
+def count_parts(n_samples: int, n_clusters: int, init: str = "graph") -> int:
+    """Parts that so many rows are clustered by.
+
+    Parameters
+    ----------
+    n_samples : int
+    n_clusters : int
+    init : str
+        With any but ``"graph"``, each cluster is one part.
+
+    Returns
+    -------
+    n_parts : int
+        Ten a cluster, or fewer, of at least ten rows each on average. If that is less
+        than two a cluster, each cluster is one part.
+    """
+    n_parts = min(PARTS * n_clusters, min(n_samples, MAX_ROWS) // SMALLEST)
+    return n_parts if init == "graph" and n_parts >= 2 * n_clusters else n_clusters
+
+
 def neighbor_communities(
-    features: Tensor, n_clusters: int, *, init: Tensor | None = None, n_init: int = 10
-) -> tuple[Tensor, Tensor]:
+    features: Tensor,
+    n_clusters: int,
+    *,
+    linkage: str | None = None,
+    last: Parts | None = None,
+    n_init: int = 10,
+) -> Communities:
     """Cluster unit vectors by what is connected, not by what is near a centre.
 
-    A spherical k-means with ten times as many centres finds small clusters, and those
-    that neighbours join are merged; of several runs the one of the highest modularity
-    counts. k-means itself would cut a large or long cluster into several, and give two
-    small ones a common centre: instance discrimination spreads the images evenly, so
-    that a large class fills a large part of the sphere.
+    In each run, a spherical k-means with ten times as many centres finds parts in a
+    share of the rows, and parts that neighbours join are merged. Of the runs the one
+    counts that agrees best with the others, by the adjusted Rand index.
+
+    k-means itself would cut a large or long cluster into several, and give two small
+    ones a common centre: instance discrimination spreads the images evenly, so that a
+    large class fills a large part of the sphere.
 
     Parameters
     ----------
@@ -52,82 +158,115 @@ def neighbor_communities(
         Unit rows, on any device.
     n_clusters : int
         At most n.
-    init : tensor of shape (n_clusters, d), optional
-        Unit centres: if the clusters about them have a higher modularity than those of
-        all runs, they stay.
+    linkage : {"modularity", "normalized"}, optional
+        What parts are merged by, as :func:`merge` takes it. With None, each run merges
+        by both, and ``"normalized"`` is taken if its runs agree better by 0.05: with
+        classes of very different sizes those of ``"modularity"`` cut the large ones, in
+        each run another way.
+    last : Parts, optional
+        Earlier clusters, which count as one more run.
     n_init : int
-        Runs, by torch's generator of the device.
+        Runs, by torch's generator of the device; 20 at least where ``linkage`` is None.
 
     Returns
     -------
-    centers : tensor of shape (n_clusters, d)
-        Unit means of the clusters. Rows of a cluster need not be nearest to its own.
-    labels : int64 tensor of shape (n,)
+    found : Communities
 
     Notes
     -----
-    Of more than 5 000 rows, as many are drawn for k-means and graph; each other row
-    joins the small cluster with the nearest centre. Of less than twenty rows a cluster,
-    k-means alone makes the clusters.
+    Of more than 5 000 rows, as many are drawn for k-means and graph. Of less than
+    twenty rows a cluster, k-means alone makes the clusters, of one part each.
+
+    References
+    ----------
+    Lange, Roth, Braun and Buhmann, *Stability-Based Validation of Clustering
+    Solutions*, 2004.
     """
     n = min(len(features), MAX_ROWS)
-    n_small = min(SMALL_CLUSTERS * n_clusters, n // SMALLEST)
-    if n_small < 2 * n_clusters:
-        return spherical_kmeans(features, n_clusters, init=init, n_init=n_init)
-    drawn = features
-    if n < len(features):
-        own = generator(features.device)
-        order = torch.randperm(len(features), device=features.device, generator=own)
-        drawn = features[order[:n]]
+    n_parts = count_parts(n, n_clusters)
+    if n_parts == n_clusters:
+        init = None if last is None else last.centers
+        centers, labels = spherical_kmeans(
+            features, n_clusters, init=init, n_init=n_init
+        )
+        owners = torch.arange(n_clusters, device=features.device)
+        return Communities(centers, owners, labels, centers, linkage or LINKAGES[0])
+    drawn = some_of(features, n)
     neighbors = nearest_neighbors(drawn, min(N_NEIGHBORS, n // (2 * n_clusters)))
     neighbors = neighbors.to(drawn.device)
-    runs = []
-    if init is not None:
-        links = links_between(nearest_centers(drawn, init), neighbors, n_clusters)
-        runs.append((modularity(links), init, torch.arange(n_clusters)))
+    if linkage is None:
+        n_init = max(n_init, DECIDING_RUNS)
+    runs: dict[str, list] = {name: [] for name in LINKAGES if linkage in (None, name)}
     for _ in range(n_init):
-        centers, small = spherical_kmeans(drawn, n_small, n_init=1)
-        links = links_between(small, neighbors, n_small)
-        merged = merge_by_modularity(links, n_clusters)
-        members = F.one_hot(merged, n_clusters).to(links.device, links.dtype)
-        runs.append((modularity(members.T @ links @ members), centers, merged))
-    _, centers, merged = max(runs, key=lambda run: run[0])
-    labels = merged.to(features.device)[nearest_centers(features, centers)]
+        parts, _ = spherical_kmeans(some_of(drawn, round(SHARE * n)), n_parts, n_init=1)
+        nearest = nearest_centers(drawn, parts)
+        links = links_between(nearest, neighbors, n_parts)
+        for name, found in runs.items():
+            owners = merge(links, n_clusters, name).to(drawn.device)
+            found.append((parts, owners, owners[nearest]))
+    if linkage is None:
+        usual, other = (agreement(found).mean() for found in runs.values())
+        linkage = LINKAGES[int(other > usual + AHEAD)]
+    chosen = runs[linkage]
+    if last is not None:
+        before = last.owners[nearest_centers(drawn, last.centers)]
+        chosen.append((last.centers, last.owners, before))
+    parts, owners, _ = chosen[agreement(chosen).argmax()]
+    labels = owners[nearest_centers(features, parts)]
     members = F.one_hot(labels, n_clusters).to(features.dtype)
-    return F.normalize(members.T @ features, dim=1), labels
+    centers = F.normalize(members.T @ features, dim=1)
+    return Communities(parts, owners, labels, centers, linkage)
 
 
-def modularity(links: Tensor) -> float:
-    """Share of the links within clusters, less that of links at random.
+def some_of(rows: Tensor, n: int) -> Tensor:
+    """Draw n rows, or all in their order if there are no more."""
+    if n >= len(rows):
+        return rows
+    own = generator(rows.device)
+    return rows[torch.randperm(len(rows), device=rows.device, generator=own)[:n]]
+
+
+def agreement(runs: list[tuple]) -> np.ndarray:
+    """Mean adjusted Rand index of each run with the others.
 
     Parameters
     ----------
-    links : tensor of shape (n_clusters, n_clusters), float64
-        As :func:`links_between` counts them.
+    runs : list of tuple
+        The last of each is the labels of the same rows, a tensor of shape (n,).
 
     Returns
     -------
-    modularity : float
-        Below 1; 0 if all is one cluster. Links at random keep the degrees of the rows.
+    agreement : ndarray of shape (n_runs,), float64
+        At most 1; 0 of a single run.
     """
-    shares = links / links.sum()
-    return (shares.diagonal().sum() - shares.sum(1).square().sum()).item()
+    from sklearn.metrics import adjusted_rand_score  # imports half of scikit-learn
+
+    labels = [run[-1].cpu().numpy() for run in runs]
+    total = np.zeros(len(runs))
+    for i, j in combinations(range(len(runs)), 2):
+        total[[i, j]] += adjusted_rand_score(labels[i], labels[j])
+    return total / max(1, len(runs) - 1)
 
 
-def merge_by_modularity(links: Tensor, n_clusters: int) -> Tensor:
-    """Merge clusters, those first whose union adds most to the modularity.
+def merge(links: Tensor, n_clusters: int, linkage: str) -> Tensor:
+    """Merge parts, those first that are linked best.
 
     Parameters
     ----------
-    links : tensor of shape (n_small, n_small), float64
-        Of the small clusters, as :func:`links_between` counts them.
+    links : tensor of shape (n_parts, n_parts), float64
+        Of the parts, as :func:`links_between` counts them.
     n_clusters : int
         How many are left.
+    linkage : {"modularity", "normalized"}
+        What counts between two parts: what their union adds to the modularity, their
+        links less those that chance would give; or their links over the root of the
+        product of the links that each of them has. The first one is the larger the
+        larger the parts are, the second one is not.
 
     Returns
     -------
-    merged : int64 tensor of shape (n_small,)
-        Cluster of each small one, below ``n_clusters``; on the CPU.
+    owners : int64 tensor of shape (n_parts,)
+        Cluster of each part, below ``n_clusters``; on the CPU.
 
     References
     ----------
@@ -135,14 +274,22 @@ def merge_by_modularity(links: Tensor, n_clusters: int) -> Tensor:
     """
     shares = (links / links.sum()).cpu().numpy()
     degrees = shares.sum(1)
-    gain = shares - np.outer(degrees, degrees)  # half of what a union adds
-    np.fill_diagonal(gain, -np.inf)
-    merged = np.arange(len(gain))
-    for _ in range(len(gain) - n_clusters):
-        kept, joined = sorted(np.unravel_index(gain.argmax(), gain.shape))
-        # what a union gains by another one is the sum of what its parts would gain
-        gain[kept] += gain[joined]
-        gain[:, kept] = gain[kept]
-        gain[joined] = gain[:, joined] = -np.inf
-        merged[merged == joined] = kept
-    return torch.from_numpy(np.unique(merged, return_inverse=True)[1])
+
+    def linked(part=slice(None)):
+        chance = np.multiply.outer(degrees[part], degrees)
+        if linkage == "modularity":
+            return shares[part] - chance
+        return shares[part] / np.sqrt(chance.clip(TINY))
+
+    table, owners = linked(), np.arange(len(shares))
+    np.fill_diagonal(table, -np.inf)
+    for _ in range(len(shares) - n_clusters):
+        kept, joined = sorted(np.unravel_index(table.argmax(), table.shape))
+        shares[kept] += shares[joined]
+        shares[:, kept] += shares[:, joined]
+        degrees[kept] += degrees[joined]
+        owners[owners == joined] = kept
+        table[joined] = table[:, joined] = -np.inf
+        row = np.where(np.isneginf(table[kept]), -np.inf, linked(kept))
+        table[kept] = table[:, kept] = row
+    return torch.from_numpy(np.unique(owners, return_inverse=True)[1])

@@ -31,9 +31,11 @@ KEY = ("pack", "method", "seed")
 
 
 def read(folder, name, n, seed):
-    """Draw n images of a pack, or all, in an order that depends on the seed."""
-    with np.load(Path(folder) / f"{name}.npz") as pack:
-        images, labels = pack["images"], pack["labels"]
+    """Draw n images of packs joined by ``+``, or all, in an order of the seed."""
+    packs = [np.load(Path(folder) / f"{part}.npz") for part in name.split("+")]
+    images, labels = (
+        np.concatenate([pack[key] for pack in packs]) for key in ("images", "labels")
+    )
     rows = np.random.default_rng(seed).permutation(len(images))[:n]
     return images[rows], labels[rows]
 

@@ -14,7 +14,7 @@ from .._engine.protocol import ClusterModule
 from .._engine.randomness import generator
 from .._engine.schedules import WarmupCosine
 from ..backbones import make_encoder
-from ..communities import neighbor_communities
+from ..communities import LINKAGES, Parts, count_parts, neighbor_communities
 from ..distances import feature_spread
 from ..heads import projection_head
 from ..kmeans import spherical_kmeans
@@ -38,7 +38,7 @@ class DigProModule(ClusterModule):
     """
 
     p: DigPro
-    saved = ["refreshed"]
+    saved = ["refreshed", "linkage"]
     training_only = ["online", "predictor", "groups", "bank", "labels"]
 
     def __init__(self, p, data):
@@ -61,7 +61,9 @@ class DigProModule(ClusterModule):
         self.register_buffer("bank", bank)
         self.register_buffer("labels", torch.zeros(data.n_samples, dtype=torch.int64))
         self.register_buffer("centers", torch.zeros(p.n_clusters, p.feature_dim))
-        self.refreshed = False
+        n_parts = count_parts(data.n_samples, p.n_clusters, p.e_step)
+        self.parts = Parts(p.n_clusters, n_parts, p.feature_dim)
+        self.refreshed, self.linkage = False, None
 
     # -- M-step: one batch -------------------------------------------------------------
 
@@ -139,8 +141,8 @@ class DigProModule(ClusterModule):
         return F.normalize(self.run(self.teacher, x), dim=1)
 
     def logits(self, x):
-        """Cosine to each prototype over the temperature of the groups."""
-        return self.encode(x) @ self.centers.T / self.p.group_temperature
+        """Cosine to the nearest part of each cluster, by the groups' temperature."""
+        return self.parts.similarity(self.encode(x)) / self.p.group_temperature
 
     def refresh(self, embed):
         """E-step: the pseudo-labels of the next epoch."""
@@ -155,17 +157,36 @@ class DigProModule(ClusterModule):
 
     def cluster(self, features, n_init, max_iter):
         """Labels and prototypes by communities or k-means; the groups may follow."""
-        k, last = self.p.n_clusters, self.centers if self.refreshed else None
+        k = self.p.n_clusters
         if self.p.e_step == "graph":
-            found = neighbor_communities(features, k, init=last, n_init=n_init)
+            found = self.communities(features, n_init)
+            self.parts.take(found)
+            self.centers, self.labels = found.centers, found.labels
         else:
-            found = spherical_kmeans(
+            last = self.centers if self.refreshed else None
+            self.centers, self.labels = spherical_kmeans(
                 features, k, init=last, n_init=n_init, max_iter=max_iter
             )
-        self.centers, self.labels = found
+            self.parts.centers = self.centers
         self.refreshed = True
         if self.p.group_reset == "epoch":
             self.groups = self.centers.clone()
+
+    def communities(self, features, n_init):
+        """Clusters by the graph; what merges them is decided after the warm-up."""
+        k, warm = self.p.n_clusters, not self.clock.passed(self.p.warmup)
+        if self.linkage is None and not warm:
+            # once: features that were trained towards clusters agree with themselves
+            found = neighbor_communities(features, k)
+            self.linkage = found.linkage
+            return found
+        return neighbor_communities(
+            features,
+            k,
+            linkage=self.linkage or LINKAGES[0],
+            last=self.parts if self.refreshed else None,
+            n_init=n_init,
+        )
 
     # -- training ----------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from .._engine.randomness import make_seed, seeded
 from .._estimator import DeepClusterer
 from .._parameters import AtLeastTwo, Auto, Count, NonNegative, Positive, Share
 from .._settings import Budget
+from ..communities import resolve_init
 from ..pretrained.frozen import restore
 from .diffusion import TIMESTEPS, check_steps
 from .generated import Generated
@@ -215,6 +216,7 @@ class GCC(DeepClusterer):
     max_change: Share = 0.4
     tol: Share = 5e-3
     assign: Literal["head", "kmeans"] = "kmeans"
+    init: Literal["graph", "kmeans"] | Auto = "auto"
     n_init: Count = 10
     lr_warmup: Share = 0.05
     calibration_lr: Positive = 3e-4
@@ -257,6 +259,7 @@ class GCC(DeepClusterer):
 
     def _resolve(self, data):
         super()._resolve(data)
+        self.init = resolve_init(self.init, data.image_shape)
         if self.samples_per_cluster == "auto":
             a_cluster = math.ceil(data.n_samples / self.n_clusters)
             most = self.auto_samples[self.device.type != "cpu"]

@@ -19,6 +19,7 @@ from .._engine.randomness import forked
 from .._engine.schedules import Staged, WarmupCosine
 from .._warnings import warn
 from ..backbones import make_encoder
+from ..communities import count_parts, nearest_of_each, neighbor_communities
 from ..distances import feature_spread
 from ..heads import projection_head
 from ..kmeans import spherical_kmeans
@@ -62,9 +63,11 @@ class GCCModule(ClusterModule):
         self.online, width = make_encoder(p.backbone, data)
         projector = projection_head(width, p.hidden_dim, p.feature_dim)
         self.online.add_module("projector", projector)
-        prototypes = F.normalize(torch.randn(p.n_clusters, p.feature_dim), dim=1)
-        self.prototypes = nn.Parameter(prototypes)
         n, k, shape = data.n_samples, p.n_clusters, data.image_shape
+        n_parts = count_parts(n, k, p.init)
+        prototypes = F.normalize(torch.randn(n_parts, p.feature_dim), dim=1)
+        self.prototypes = nn.Parameter(prototypes)
+        self.register_buffer("owners", torch.arange(n_parts) % k)
         self.generator = None
         if p.bank != "real" and len(self.ends) > 1:
             with forked():  # stage I is the same with and without it
@@ -77,7 +80,7 @@ class GCCModule(ClusterModule):
         self.register_buffer("confidence", torch.ones(n))
         self.register_buffer("taught", torch.ones(k, dtype=torch.bool))
         self.register_buffer("class_weights", torch.ones(k))
-        self.register_buffer("anchors", prototypes.clone())
+        self.register_buffer("anchors", prototypes[:k].clone())
         self.round, self.clustered, self.too_near = 0, False, 0.0
         self.agreement, self.before = [], None
         self.log = StageLog(p.verbose)
@@ -92,8 +95,12 @@ class GCCModule(ClusterModule):
 
     @property
     def centers(self):
-        """Unit prototypes, (n_clusters, feature_dim)."""
-        return F.normalize(self.prototypes.detach(), dim=1)
+        """Unit prototypes, or means of those of a cluster, (n_clusters, feature_dim)."""
+        prototypes = F.normalize(self.prototypes.detach(), dim=1)
+        if len(prototypes) == self.p.n_clusters:
+            return prototypes
+        members = F.one_hot(self.owners, self.p.n_clusters).to(prototypes.dtype)
+        return F.normalize(members.T @ prototypes, dim=1)
 
     def encode(self, x):
         """Unit features, (b, feature_dim)."""
@@ -102,7 +109,8 @@ class GCCModule(ClusterModule):
     def head(self, z):
         """Logits (b, n_clusters) of unit features."""
         prototypes = F.normalize(self.prototypes, dim=1)
-        return z @ prototypes.T / self.p.head_temperature
+        logits = z @ prototypes.T / self.p.head_temperature
+        return nearest_of_each(logits, self.owners, self.p.n_clusters)
 
     def logits(self, x):
         """Logits of images in [0, 1], (b, n_clusters)."""
@@ -188,7 +196,12 @@ class GCCModule(ClusterModule):
     @torch.no_grad()
     def end_pretraining(self, z):
         """End stage I: the head becomes a spherical k-means of the features."""
-        centers, _ = spherical_kmeans(z, self.p.n_clusters, n_init=self.p.n_init)
+        k, n_init = self.p.n_clusters, self.p.n_init
+        if self.p.init == "graph":
+            found = neighbor_communities(z, k, n_init=n_init)
+            centers, self.owners = found.parts, found.owners
+        else:
+            centers, _ = spherical_kmeans(z, k, n_init=n_init)
         self.prototypes.copy_(centers)
         self.labels = self.head(z).argmax(1)
         self.first_labels, self.clustered = self.labels.clone(), True
@@ -263,7 +276,7 @@ class GCCModule(ClusterModule):
             self.end_pretraining(embed())
         self.prototypes.requires_grad_(False)
         undone = self.log.rows[-1].get("undone", False)
-        if self.p.assign == "kmeans" and not undone:
+        if self.p.assign == "kmeans" and self.p.init != "graph" and not undone:
             # from the prototypes, so that each centre stays with its cluster
             centers, _ = spherical_kmeans(
                 embed(), self.p.n_clusters, init=self.prototypes, n_init=0

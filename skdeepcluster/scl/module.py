@@ -46,7 +46,7 @@ class SCLModule(ClusterModule):
 
     p: SCL
     saved = ["clustered"]
-    training_only = ["sums", "sizes"]
+    training_only = ["sums", "sizes", "shares"]
 
     def __init__(self, p, data):
         super().__init__(p, data)
@@ -63,6 +63,7 @@ class SCLModule(ClusterModule):
         self.register_buffer("centers", torch.zeros(p.n_clusters, p.feature_dim))
         self.register_buffer("sums", torch.zeros(p.n_clusters, p.feature_dim))
         self.register_buffer("sizes", torch.zeros(p.n_clusters))
+        self.register_buffer("shares", torch.full((p.n_clusters,), 1 / p.n_clusters))
         self.clustered = False
         if p.assign == "boundary" or p.similarity == "centroid":
             self.training_only = ["memory", "labels"]
@@ -90,7 +91,9 @@ class SCLModule(ClusterModule):
                 )
             else:
                 consistency = pseudo_label_loss(p1, p2, s1, s2)
-            balance = 0.5 * (balance_loss(p1.exp()) + balance_loss(p2.exp()))
+            balance = 0.5 * sum(
+                balance_loss(log_q.exp(), self.shares) for log_q in (p1, p2)
+            )
             parts["consistency"] = p.consistency_weight * consistency
             parts["balance"] = p.balance_weight * balance
             labels = (p1 + p2 + s1 + s2).argmax(1)
@@ -221,16 +224,22 @@ class SCLModule(ClusterModule):
 
     def begin_clusters(self, embed):
         """End the warm-up: first labels, and a head that agrees with them."""
+        k = self.p.n_clusters
         if self.p.init != "random":
             self.memory = embed()
-            begin = {"graph": neighbor_communities, "kmeans": spherical_kmeans}
-            self.centers, self.labels = begin[self.p.init](
-                self.memory, self.p.n_clusters, n_init=self.p.n_init
-            )
+            rows, options = self.memory, {"n_init": self.p.n_init}
+            if self.p.init == "graph":
+                found = neighbor_communities(rows, k, **options)
+                self.labels = found.labels
+                if found.linkage == "normalized":  # of very different sizes
+                    sizes = self.labels.bincount(minlength=k).clamp_min(1)
+                    self.shares = sizes / sizes.sum()
+            else:
+                self.centers, self.labels = spherical_kmeans(rows, k, **options)
             self.fit_head(embed(self.features))
         else:
             own = generator(self.labels.device)
-            self.labels.random_(self.p.n_clusters, generator=own)
+            self.labels.random_(k, generator=own)
             directions = torch.empty_like(self.centers).normal_(generator=own)
             self.centers = F.normalize(directions, dim=1)
         self.gather()

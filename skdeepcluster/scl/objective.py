@@ -178,19 +178,21 @@ def pseudo_label_loss(
     return sum(others, first) / 4
 
 
-def balance_loss(p: Tensor) -> Tensor:
-    """How far the mean prediction is from uniform, in [0, log K].
+def balance_loss(p: Tensor, shares: Tensor) -> Tensor:
+    """How far the mean prediction is from the shares that clusters should have.
 
     Parameters
     ----------
     p : tensor of shape (b, K)
         Probabilities of one view, with gradient.
+    shares : tensor of shape (K,)
+        Positive; they sum to 1.
 
     Returns
     -------
     loss : scalar tensor
-        ``log K`` minus the entropy of the batch mean; its gradient is finite where a
-        cluster has no share at all.
+        Kullback-Leibler divergence of the batch mean from the shares: for equal shares,
+        ``log K`` minus its entropy. The gradient is finite where the mean is 0.
 
     References
     ----------
@@ -198,7 +200,7 @@ def balance_loss(p: Tensor) -> Tensor:
     Maximisation*, 2020: the same authors' regulariser.
     """
     mean = p.mean(0)
-    return math.log(p.shape[1]) + (mean * mean.clamp_min(1e-12).log()).sum()
+    return (mean * (mean.clamp_min(1e-12) / shares).log()).sum()
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from .._engine.guard import guarded
 from .._estimator import DeepClusterer
 from .._input.images import expand
 from .._parameters import AtLeastTwo, Auto, Count, NonNegative, Share
+from ..communities import resolve_init
 from .callbacks import ClampingWarning
 from .module import StatDECModule
 
@@ -161,10 +162,10 @@ class StatDEC(DeepClusterer):
     grid: Count = 2
     share_trunk: bool = True
     detach_representation: bool = False
-    init: Literal["kmeans", "overcluster", "random"] = "kmeans"
+    init: Literal["graph", "kmeans", "overcluster", "random"] | Auto = "auto"
     recluster: bool = True
     n_init: Count = 20
-    cardinality_power: NonNegative = 1.0
+    cardinality_power: NonNegative | Auto = "auto"
     tol: NonNegative = 1e-3
     representation: Literal["clustering", "contrastive"] = "clustering"
     lr_warmup: Share = 0.05
@@ -173,6 +174,7 @@ class StatDEC(DeepClusterer):
 
     def _resolve(self, data):
         super()._resolve(data)
+        self.init = resolve_init(self.init, data.image_shape)
         if self.tau_plus == "auto":
             highest = HIGHEST_PRIOR * math.exp(2 - 1 / self.temperature)
             self.tau_plus = min(1 / self.n_clusters, highest)

@@ -13,6 +13,7 @@ from .._engine.average import Average, short_at_first
 from .._engine.protocol import ClusterModule
 from .._engine.randomness import draw_seed, generator
 from .._engine.schedules import Staged, WarmupCosine
+from ..communities import Parts, count_parts, neighbor_communities
 from ..distances import TINY, feature_spread, squared_distances
 from ..kmeans import spherical_kmeans
 from .centers import (
@@ -57,7 +58,7 @@ class StatDECModule(ClusterModule):
     """
 
     p: StatDEC
-    saved = ["reseeds"]
+    saved = ["reseeds", "in_parts", "linkage"]
     training_only = ["online", "labels", "neighbors"]
 
     def __init__(self, p, data):
@@ -71,6 +72,9 @@ class StatDECModule(ClusterModule):
         self.teacher = Average(self.online, partial(short_at_first, EMA_MOMENTUM))
         k, d, n = p.n_clusters, p.feature_dim, data.n_samples
         self.centers = nn.Parameter(torch.zeros(k, d))
+        self.parts = Parts(k, count_parts(n, k, p.init), d)
+        self.linkage = None
+        self.in_parts = False  # a centre a cluster until the last clusters are found
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("cardinality", torch.full((k,), n / k))
         self.register_buffer("mean", torch.zeros(k, d))
@@ -107,7 +111,7 @@ class StatDECModule(ClusterModule):
         log_q = self.log_q(embedding)
         q = log_q.detach().exp()
         mean_q = q.view(2, -1, p.n_clusters).mean(0)
-        target = sharpened_target(mean_q, self.cardinality, p.cardinality_power)
+        target = sharpened_target(mean_q, self.cardinality, self.cardinality_power())
         clustering = dec_loss(target.repeat(2, 1), log_q)
         batch.carry = cluster_statistics(q, embedding.detach())
         return {
@@ -119,6 +123,12 @@ class StatDECModule(ClusterModule):
         """Debiased loss of both views' projections, and the share of clamped rows."""
         a, b = z
         return debiased_contrastive(a, b, self.p.temperature, self.p.tau_plus)
+
+    def cardinality_power(self):
+        """Power of the cluster sizes in the target: none of very different ones."""
+        if self.p.cardinality_power != "auto":
+            return self.p.cardinality_power
+        return 0.0 if self.linkage == "normalized" else 1.0
 
     def ramp(self):
         """Share of the weight of the clustering loss that this step has."""
@@ -150,7 +160,13 @@ class StatDECModule(ClusterModule):
 
     def log_q(self, embedding):
         """Embeddings to logarithms of their soft assignments."""
-        return log_student_t(embedding, self.centers, self.scale)
+        return log_student_t(self.distances(embedding), self.scale)
+
+    def distances(self, embedding):
+        """Squared distance of embeddings to each cluster, (b, n_clusters)."""
+        if self.in_parts:
+            return 2 - 2 * self.parts.similarity(embedding)
+        return squared_distances(embedding, self.centers)
 
     def logits(self, x):
         """Images to logarithms of their soft assignments."""
@@ -160,7 +176,12 @@ class StatDECModule(ClusterModule):
         """Embeddings to outlier scores, (b,); a floor keeps a tiny cluster from 0."""
         floor = (VARIANCE_FLOOR * self.variance.mean()).clamp_min(TINY)
         variance = self.variance.clamp_min(floor)
-        return outlier_score(embedding, self.centers[clusters], variance[clusters])
+        numbers = torch.arange(len(variance), device=variance.device)
+        centers, owners = self.centers, numbers
+        if self.in_parts:
+            centers, owners = self.parts.centers, self.parts.owners
+        used = torch.isin(owners, numbers[clusters])
+        return outlier_score(embedding, centers[used], variance[owners[used]])
 
     # -- all images --------------------------------------------------------------------
 
@@ -199,7 +220,10 @@ class StatDECModule(ClusterModule):
     def initialise(self, features):
         """Centres that the joint phase starts from, and trunks that part."""
         k = self.p.n_clusters
-        if self.p.init == "random":
+        if self.p.init == "graph":
+            found = neighbor_communities(features, k, n_init=self.p.n_init)
+            centers, self.linkage = found.centers, found.linkage
+        elif self.p.init == "random":
             order = torch.randperm(len(features), generator=generator())
             centers = features[order[:k].to(features.device)]
         else:
@@ -214,7 +238,7 @@ class StatDECModule(ClusterModule):
     def set_centers(self, features, centers):
         """Take new centres, and the scale of distances that goes with them."""
         self.centers.copy_(centers)
-        distance = squared_distances(features, centers).min(1).values
+        distance = self.distances(features).min(1).values
         self.scale = distance.mean().clamp_min(TINY)
 
     def assess(self, features):
@@ -239,7 +263,14 @@ class StatDECModule(ClusterModule):
         """Centres anew, by competition of two clusterings; final statistics."""
         features, p = embed(), self.p
         self.centers.requires_grad_(False)  # an attribute of the estimator from now on
-        if p.recluster:
+        if p.recluster and p.init == "graph":
+            found = neighbor_communities(
+                features, p.n_clusters, linkage=self.linkage, n_init=p.n_init
+            )
+            self.parts.take(found)
+            self.in_parts = True
+            self.set_centers(features, found.centers)
+        elif p.recluster:
             centers = final_centers(
                 features,
                 p.n_clusters,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..distances import TINY, squared_distances
+from ..distances import TINY
 
 # -- representation --------------------------------------------------------------------
 
@@ -65,17 +65,17 @@ def debiased_contrastive(
 
 
 def log_student_t(
-    embedding: Tensor, centers: Tensor, scale: float | Tensor, alpha: float = 1.0
+    distances: Tensor, scale: float | Tensor, alpha: float = 1.0
 ) -> Tensor:
     """Logarithm of the soft assignments: a Student t kernel about each centre.
 
     Parameters
     ----------
-    embedding : tensor of shape (n, p)
-    centers : tensor of shape (K, p)
+    distances : tensor of shape (n, K)
+        Squared, of each embedding to each centre.
     scale : float, or tensor of shape () or (K,)
-        Squared distance that counts as one. A common factor of embedding and centres,
-        squared in the scale, changes nothing.
+        Squared distance that counts as one. A common factor of it and the distances
+        changes nothing.
     alpha : float
         Degrees of freedom.
 
@@ -89,8 +89,8 @@ def log_student_t(
     Xie et al., *Unsupervised Deep Embedding for Clustering Analysis*, 2016, equation 1,
     where the scale is 1.
     """
-    distance = squared_distances(embedding, centers) / (alpha * scale)
-    return (-(alpha + 1) / 2 * distance.log1p()).log_softmax(1)
+    relative = distances / (alpha * scale)
+    return (-(alpha + 1) / 2 * relative.log1p()).log_softmax(1)
 
 
 def sharpened_target(q: Tensor, cardinality: Tensor, power: float = 1.0) -> Tensor:
