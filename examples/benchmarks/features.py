@@ -15,7 +15,6 @@ several processes, with a record each, are merged:
 
 import argparse
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,6 @@ from skdeepcluster.datasets import make_long_tail
 from skdeepcluster.metrics import balanced_clustering_accuracy
 
 KEY = ("data", "ratio", "method", "seed")
-PACKAGES = ("umap-learn", "clustpy")
 
 
 def drawn(args, name, ratio, seed):
@@ -100,17 +98,6 @@ def every_score(labels_true, labels_pred):
     }
 
 
-def about(args):
-    """Arguments and environment, as a part of a record."""
-    part = record.part(args)
-    for name in PACKAGES:
-        try:
-            part["environment"]["versions"][name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return part
-
-
 def together(records):
     """Parts and runs of several records; of two runs of the same, the first one."""
     parts = [part for one in records for part in one["parts"]]
@@ -126,7 +113,9 @@ def together(records):
 
 def measure(args):
     """Run what the record at ``args.json`` lacks, and write it after each run."""
-    result = together([record.stored(args.json), {"parts": [about(args)], "runs": []}])
+    result = together(
+        [record.stored(args.json), {"parts": [record.part(args)], "runs": []}]
+    )
     have = {tuple(row[k] for k in KEY) for row in result["runs"]}
     if any(METHODS[method][0] is umap for method in args.methods):
         warm_up()

@@ -47,10 +47,10 @@ def accuracies(record):
             method: {run["seed"]: run["acc"] for run in runs if run["method"] == method}
             for method in METHODS
         }
-        # one value: the methods are compared on the same seeds and images
-        (seeds,) = {tuple(sorted(scores)) for scores in acc.values()}
+        # the methods are compared on the same seeds and images
+        seeds = set.intersection(*map(set, acc.values()))
         (n,) = {run["n"] for run in runs}
-        cells = [mean_and_spread(scores.values()) for scores in acc.values()]
+        cells = [mean_and_spread(scores[s] for s in seeds) for scores in acc.values()]
         rows.append([name, f"{n:,}", str(len(seeds)), *cells])
     return rows
 

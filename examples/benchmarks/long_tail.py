@@ -16,6 +16,7 @@ import numpy as np
 import record
 import torch
 from methods import NAMES, fit
+from peers import warm_up
 from real_images import read, scores
 
 from skdeepcluster.datasets import make_long_tail
@@ -72,6 +73,8 @@ def main():
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
+    if any("UMAP" in method for method in args.methods):
+        warm_up()
     keys = itertools.product(args.names, args.ratios, args.methods, args.seeds)
     record.resume(args, "long_tail.py", KEY, keys, partial(run, args))
 

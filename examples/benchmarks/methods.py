@@ -51,15 +51,13 @@ METHODS = {
     for cls, rows in CHANGED.items()
     for name, changed in rows.items()
 }
-# of peers.py: they see the pixels, from 0 to 1
-PEERS = ["k-means", "spectral", "UMAP + k-means", "UMAP + Gaussian mixture"]
-NAMES = [*PEERS, *METHODS]
+NAMES = [*peers.PIXELS, *METHODS]
 
 
 def fit(name, n_clusters, X, seed, device="auto"):
     """Fit the method of a row."""
-    if name in PEERS:
-        first, make = peers.PEERS[name]
+    if name in peers.PIXELS:
+        first, make = peers.PIXELS[name]
         rows, threads = pixels(X), torch.get_num_threads()
         model = make(n_clusters, seed)
         model.labels_ = model.fit_predict(rows if first is None else first(rows, seed))

@@ -1,9 +1,11 @@
-"""The rows of the table on features: peers, and ours as they are.
+"""The rows of the tables: peers, and for features also ours as they are.
 
-A row of ``METHODS`` is what is made of the features first, shared by the rows that name
-the same, and the estimator that clusters that: ``(first, make(n_clusters, seed))``.
-Settings of the peers that are not their defaults were chosen by ACC on 5000 training
-images each of CIFAR-10 and of Imagenette, never on the other data of the table.
+A row is what is made of the data first, shared by the rows that name the same, and the
+estimator that clusters that: ``(first, make(n_clusters, seed))``. ``METHODS`` are the
+rows on features, ``PIXELS`` the peers on images: rows of pixels from 0 to 1. Settings
+of the peers that are not their defaults were chosen by ACC, never on other data of the
+tables: for features on 5000 training images each of CIFAR-10 and of Imagenette, for
+pixels on 5000 each of MNIST and of Fashion-MNIST.
 """
 
 import numpy as np
@@ -25,6 +27,10 @@ from sklearn.preprocessing import (
 from skdeepcluster import GCC, MFCVAE, SCL, DigPro, StatDEC
 
 EPOCHS = 5  # of ClustPy's methods, before and after the clusters are there
+STEPS = (
+    800  # the same on pixels, in steps of BATCH images; of 200, 400 and 800 the best
+)
+BATCH = 256  # ClustPy's default
 
 
 def umap(X, seed):
@@ -45,6 +51,7 @@ def warm_up():
     """Let numba compile UMAP before anything is timed."""
     from umap import UMAP
 
+    threads = torch.get_num_threads()
     X = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
     UMAP(
         n_neighbors=30,
@@ -53,6 +60,7 @@ def warm_up():
         random_state=0,
         force_approximation_algorithm=True,
     ).fit(X)
+    torch.set_num_threads(threads)  # numba changes it
 
 
 class DenseGroups(ClusterMixin, BaseEstimator):
@@ -113,24 +121,64 @@ def centred(X):
     return scaled(torch.from_numpy(np.asarray(X)), "l2").numpy()
 
 
+def clustpy_method(name, n_clusters, epochs, seed):
+    """A method of ClustPy, for as many epochs before there are clusters as after."""
+    from clustpy import deep
+
+    return getattr(deep, name)(
+        n_clusters=n_clusters,
+        batch_size=BATCH,
+        pretrain_epochs=epochs,
+        clustering_epochs=epochs,
+        device=torch.device("cpu"),
+        random_state=seed,
+    )
+
+
 def clustpy(name, scaler=None):
     """A method of ClustPy, for few epochs, on centred rows where nothing is said."""
+    return lambda n_clusters, seed: make_pipeline(
+        FunctionTransformer(centred) if scaler is None else scaler(),
+        clustpy_method(name, n_clusters, EPOCHS, seed),
+    )
 
-    def make(n_clusters, seed):
-        from clustpy import deep
 
-        return make_pipeline(
-            FunctionTransformer(centred) if scaler is None else scaler(),
-            getattr(deep, name)(
-                n_clusters=n_clusters,
-                pretrain_epochs=EPOCHS,
-                clustering_epochs=EPOCHS,
-                device=torch.device("cpu"),
-                random_state=seed,
-            ),
+def epochs_on_pixels(X):
+    """Epochs of about ``STEPS`` steps: few images need as many as many."""
+    return max(1, round(STEPS / np.ceil(len(X) / BATCH)))
+
+
+class OnPixels(ClusterMixin, BaseEstimator):
+    """A method of ClustPy, for ``STEPS`` steps, on rows as they are."""
+
+    def __init__(self, name, n_clusters, random_state=None):
+        self.name = name
+        self.n_clusters = n_clusters
+        self.random_state = random_state
+
+    def fit(self, X, y=None):
+        model = clustpy_method(
+            self.name, self.n_clusters, epochs_on_pixels(X), self.random_state
         )
+        self.labels_ = model.fit(X).labels_
+        return self
 
-    return make
+
+def on_pixels(name):
+    return lambda n_clusters, seed: OnPixels(name, n_clusters, seed)
+
+
+def autoencoder(X, seed):
+    """Codes of the autoencoder that ClustPy's methods begin with."""
+    from clustpy.deep import get_dataloader, get_trained_network
+
+    network = get_trained_network(
+        get_dataloader(X.astype(np.float32), BATCH, shuffle=True),
+        n_epochs=epochs_on_pixels(X),
+        device=torch.device("cpu"),
+        random_state=seed,
+    )
+    return network.transform(X)
 
 
 def ours(cls, **params):
@@ -177,3 +225,11 @@ ABLATIONS = {  # of what the defaults are for vectors
 }
 OURS |= ABLATIONS
 METHODS = {**PEERS, **OURS}
+PIXELS = {
+    **{
+        name: PEERS[name]
+        for name in ("k-means", "spectral", "UMAP + k-means", "UMAP + Gaussian mixture")
+    },
+    "autoencoder + k-means": (autoencoder, k_means),
+    **{name: (None, on_pixels(name)) for name in ("DEC", "IDEC", "DCN", "VaDE")},
+}

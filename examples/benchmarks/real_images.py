@@ -143,7 +143,6 @@ def main():
         return
     if any("UMAP" in method for method in args.methods):
         warm_up()
-        torch.set_num_threads(args.threads or torch.get_num_threads())  # of numba
     keys = itertools.product(args.names, args.methods, args.seeds)
     record.resume(args, "real_images.py", KEY, keys, partial(run, args))
 

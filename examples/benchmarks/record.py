@@ -6,11 +6,12 @@ A table whose rows were measured by several calls of one script is merged of the
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ import torch
 from skdeepcluster._engine.device import resolve_device, resolve_precision
 
 PACKAGES = ("skdeepcluster", "numpy", "scikit-learn", "skorch", "torch", "torchvision")
+PEERS = ("umap-learn", "clustpy")  # where they are installed
 
 
 def processor():
@@ -46,9 +48,13 @@ def environment(device="cpu"):
 def part(args):
     """Arguments and environment of a call, as a part of a record of several calls."""
     hidden = ("json", "packs", "features", "merge")  # a record names no path
+    found = environment()
+    for name in PEERS:
+        with contextlib.suppress(PackageNotFoundError):
+            found["versions"][name] = version(name)
     return {
         "arguments": {k: v for k, v in vars(args).items() if k not in hidden},
-        "environment": environment(),
+        "environment": found,
     }
 
 
