@@ -70,6 +70,7 @@ def make_module(max_epochs=10, n_samples=N, n_clusters=K, features=None, **param
         "feature_dim": D,
         "hidden_dim": 16,
         "warmup": 0.0,
+        "init": "kmeans",
         "n_init": 2,
         "device": "cpu",
     }

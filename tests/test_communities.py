@@ -9,11 +9,15 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 from torch.nn import functional as F
 
-from skdeepcluster import SCL, DigPro, communities
+from skdeepcluster import GCC, SCL, DigPro, StatDEC, communities
 from skdeepcluster._engine.randomness import seeded
 from skdeepcluster.communities import (
-    merge_by_modularity,
-    modularity,
+    LINKAGES,
+    Parts,
+    agreement,
+    count_parts,
+    merge,
+    nearest_of_each,
     neighbor_communities,
 )
 from skdeepcluster.kmeans import nearest_centers, spherical_kmeans
@@ -28,39 +32,86 @@ def slow_modularity(links, merged):
     return within - sum((links[g].sum() / total) ** 2 for g in groups)
 
 
-def slow_merge(links, n_clusters):
-    """Try each union, and take the one of the highest modularity."""
+def slow_normalized(links, a, b):
+    """Links of two clusters, over the root of the product of all that they have."""
+    return links[np.ix_(a, b)].sum() / np.sqrt(links[a].sum() * links[b].sum())
+
+
+def slow_merge(links, n_clusters, linkage):
+    """Try each union, and take the one that is linked best."""
     merged = np.arange(len(links))
+
+    def linked(pair):
+        if linkage == "normalized":
+            return slow_normalized(links, *(np.flatnonzero(merged == c) for c in pair))
+        return slow_modularity(links, np.where(merged == pair[1], pair[0], merged))
+
     while len(np.unique(merged)) > n_clusters:
-        unions = [
-            np.where(merged == b, a, merged)
-            for a, b in itertools.combinations(np.unique(merged), 2)
-        ]
-        merged = max(unions, key=lambda union: slow_modularity(links, union))
+        pairs = itertools.combinations(np.unique(merged), 2)
+        kept, joined = max(pairs, key=linked)
+        merged = np.where(merged == joined, kept, merged)
     return merged
 
 
+@pytest.mark.parametrize("linkage", LINKAGES)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("n_clusters", [1, 3, 7])
-def test_merges_are_those_of_the_highest_modularity(seed, n_clusters):
+def test_the_best_linked_parts_are_merged(linkage, seed, n_clusters):
     rng = np.random.default_rng(seed)
     links = rng.integers(0, 9, (7, 7)) * (rng.random((7, 7)) < 0.6)
     links = links + links.T + np.eye(7)
-    merged = merge_by_modularity(torch.from_numpy(links), n_clusters)
-    assert merged.dtype == torch.int64
-    assert set(merged.tolist()) == set(range(n_clusters))
-    expected = slow_merge(links, n_clusters)
-    assert adjusted_rand_score(expected, merged) == 1.0
+    given = torch.from_numpy(links)
+    owners = merge(given, n_clusters, linkage)
+    assert torch.equal(given, torch.from_numpy(links))
+    assert owners.dtype == torch.int64
+    assert set(owners.tolist()) == set(range(n_clusters))
+    expected = slow_merge(links, n_clusters, linkage)
+    assert adjusted_rand_score(expected, owners) == 1.0
 
 
-def test_modularity_by_its_definition():
-    links = np.random.default_rng(0).integers(0, 9, (5, 5))
-    links = links + links.T
-    expected = slow_modularity(links, np.arange(5))
-    assert modularity(torch.from_numpy(links).double()) == pytest.approx(expected)
-    assert modularity(torch.tensor([[7.0]])) == 0.0
-    apart = torch.tensor([[2.0, 0.0], [0.0, 2.0]])  # all within, half of it by chance
-    assert modularity(apart) == 0.5
+def test_linkages_by_hand():
+    # two large parts with 4 links of 44 each; two small ones with 2 of 4 each
+    links = torch.tensor(
+        [[40.0, 4, 0, 0], [4, 40, 0, 0], [0, 0, 2, 2], [0, 0, 2, 2]]
+    ).double()
+    links[1, 2] = links[2, 1] = 1.0
+    # modularity gains: 2 x (4 - 44 x 45 / 98) < 0 and 2 x (2 - 5 x 4 / 98) > 0
+    assert merge(links, 3, "modularity").tolist() == [0, 1, 2, 2]
+    assert merge(links, 3, "normalized").tolist() == [0, 1, 2, 2]
+    # 4 / sqrt(44 x 45) = .09 is more than 1 / sqrt(45 x 9) = .05
+    assert merge(links, 2, "normalized").tolist() == [0, 0, 1, 1]
+
+
+def test_parts_without_links_are_merged_too():
+    links = torch.zeros(4, 4, dtype=torch.float64)
+    links[0, 0], links[1, 1] = 2.0, 2.0
+    for linkage in LINKAGES:
+        owners = merge(links, 2, linkage)
+        assert set(owners.tolist()) == {0, 1}
+
+
+def test_agreement_is_the_mean_rand_index_with_the_others():
+    runs = [(None, torch.tensor(x)) for x in ([0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 1, 1])]
+    other = adjusted_rand_score([0, 0, 1, 1], [0, 1, 1, 1])
+    expected = [(1 + other) / 2, (1 + other) / 2, other]
+    np.testing.assert_allclose(agreement(runs), expected)
+    assert agreement(runs[:1]).tolist() == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "n_clusters", "expected"),
+    [(10_000, 10, 100), (10**6, 100, 500), (300, 10, 30), (190, 10, 10), (3, 1, 1)],
+)
+def test_number_of_parts(n_samples, n_clusters, expected):
+    assert count_parts(n_samples, n_clusters) == expected
+    assert count_parts(n_samples, n_clusters, "kmeans") == n_clusters
+
+
+def test_the_nearest_part_of_each_cluster():
+    similarity = torch.tensor([[0.1, -0.5, 0.7, 0.3], [-0.9, -0.2, -0.3, -0.4]])
+    owners = torch.tensor([1, 0, 1, 0])
+    expected = torch.tensor([[0.3, 0.7], [-0.2, -0.3]])
+    assert torch.equal(nearest_of_each(similarity, owners, 2), expected)
 
 
 def test_links_count_both_directions():
@@ -76,35 +127,74 @@ def digits():
     return F.normalize(torch.from_numpy(X).float(), dim=1), y
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("limit", [5_000, 1_000])
+@pytest.mark.parametrize(("seed", "limit"), [(0, 5_000), (1, 5_000), (2, 1_000)])
 def test_digits_that_kmeans_does_not_find(seed, limit, monkeypatch):
     monkeypatch.setattr(communities, "MAX_ROWS", limit)
     rows, y = digits()
     with seeded(seed):
-        centers, labels = neighbor_communities(rows, 10, n_init=3)
+        found = neighbor_communities(rows, 10)
         _, of_kmeans = spherical_kmeans(rows, 10, n_init=3)
-    assert adjusted_rand_score(y, labels) > 0.75
-    assert adjusted_rand_score(y, labels) > adjusted_rand_score(y, of_kmeans) + 0.08
-    means = torch.stack([rows[labels == k].mean(0) for k in range(10)])
-    torch.testing.assert_close(centers, F.normalize(means, dim=1))
+    assert found.linkage == "modularity"
+    assert adjusted_rand_score(y, found.labels) > 0.75
+    assert (
+        adjusted_rand_score(y, found.labels) > adjusted_rand_score(y, of_kmeans) + 0.08
+    )
+    means = torch.stack([rows[found.labels == k].mean(0) for k in range(10)])
+    torch.testing.assert_close(found.centers, F.normalize(means, dim=1))
 
 
-def test_better_clusters_about_the_last_centres_stay():
+@pytest.mark.parametrize("seed", range(3))
+def test_classes_of_very_different_sizes(seed):
+    """An even patch of the sphere and small dense ones: k-means cuts the large one."""
+    rng = np.random.default_rng(seed)
+    # a class as large as instance discrimination makes it: as wide as it has samples
+    sizes, widths = (1500, 250, 60, 40), (1.2, 0.4, 0.15, 0.15)
+    places = 3.0 * np.eye(4, 6)
+    X = np.concatenate(
+        [
+            place + width * rng.uniform(-1, 1, (n, 6))
+            for n, width, place in zip(sizes, widths, places, strict=True)
+        ]
+    )
+    rows = F.normalize(torch.from_numpy(X).float(), dim=1)
+    y = np.repeat(range(4), sizes)
+    with seeded(seed):
+        found = neighbor_communities(rows, 4)
+        by_modularity = neighbor_communities(rows, 4, linkage="modularity")
+    assert found.linkage == "normalized"
+    assert adjusted_rand_score(y, found.labels) > 0.95
+    assert adjusted_rand_score(y, by_modularity.labels) < 0.8
+
+
+def test_parts_assign_what_they_were_found_in():
     rows, _ = digits()
+    parts = Parts(10, count_parts(len(rows), 10), rows.shape[1])
     with seeded(0):
-        centers, _ = neighbor_communities(rows, 10, n_init=5)
-        stay, labels = neighbor_communities(rows, 10, init=centers, n_init=0)
-        torch.testing.assert_close(stay, F.normalize(sums(rows, labels), dim=1))
-        assert torch.equal(labels, nearest_centers(rows, centers))
-        poor, _ = spherical_kmeans(rows, 10, n_init=1)
-        _, found = neighbor_communities(rows, 10, init=poor, n_init=2)
-    assert adjusted_rand_score(labels, found) > 0.8
-    assert adjusted_rand_score(nearest_centers(rows, poor), found) < 0.8
+        found = neighbor_communities(rows, 10, linkage="normalized", n_init=2)
+    parts.take(found)
+    assert torch.equal(parts.similarity(rows).argmax(1), found.labels)
+    assert torch.equal(found.owners[nearest_centers(rows, found.parts)], found.labels)
 
 
-def sums(rows, labels):
-    return F.one_hot(labels).float().T @ rows
+@pytest.mark.parametrize("favourite", [0, -1])
+def test_earlier_clusters_are_one_run_of_the_others(favourite, monkeypatch):
+    rows, _ = digits()
+    rows = rows[:600]
+    last = Parts(10, 60, rows.shape[1])
+    with seeded(0):
+        last.take(neighbor_communities(rows, 10, linkage="normalized", n_init=1))
+    seen = []
+
+    def judged(runs):
+        seen.extend(runs)
+        return np.eye(len(runs))[favourite]
+
+    monkeypatch.setattr(communities, "agreement", judged)
+    found = neighbor_communities(rows, 10, linkage="modularity", last=last, n_init=2)
+    assert len(seen) == 3
+    assert torch.equal(seen[-1][2], last.similarity(rows).argmax(1))
+    assert torch.equal(found.parts, last.centers) == (favourite == -1)
+    assert torch.equal(found.labels, seen[favourite][2])
 
 
 def test_the_same_generator_gives_the_same_communities():
@@ -112,8 +202,8 @@ def test_the_same_generator_gives_the_same_communities():
     runs = []
     for _ in range(2):
         with seeded(3):
-            runs.append(neighbor_communities(rows, 4, n_init=1))
-    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+            runs.append(neighbor_communities(rows, 4, linkage="normalized", n_init=2))
+    assert all(torch.equal(a, b) for a, b in zip(*(r[:4] for r in runs), strict=True))
 
 
 @pytest.mark.parametrize("n_clusters", [1, 5, 12])
@@ -121,21 +211,26 @@ def test_few_rows_a_cluster_are_clustered_by_kmeans(n_clusters, monkeypatch):
     monkeypatch.setattr(communities, "MAX_ROWS", 10)
     rows = F.normalize(torch.randn(12, 4), dim=1)
     with seeded(0):
-        centers, labels = neighbor_communities(rows, n_clusters, n_init=2)
+        found = neighbor_communities(rows, n_clusters, n_init=2)
     with seeded(0):
         expected, of_kmeans = spherical_kmeans(rows, n_clusters, n_init=2)
-    assert torch.equal(centers, expected) and torch.equal(labels, of_kmeans)
+    assert torch.equal(found.centers, expected) and torch.equal(found.labels, of_kmeans)
+    assert torch.equal(found.parts, expected)
+    assert found.owners.tolist() == list(range(n_clusters))
 
 
 def test_equal_rows():
     rows = F.normalize(torch.ones(200, 3), dim=1)
     with seeded(0):
-        centers, labels = neighbor_communities(rows, 3, n_init=1)
-    assert torch.isfinite(centers).all() and centers.shape == (3, 3)
-    assert 0 <= labels.min() and labels.max() < 3
+        found = neighbor_communities(rows, 3)
+    assert torch.isfinite(found.centers).all() and found.centers.shape == (3, 3)
+    assert 0 <= found.labels.min() and found.labels.max() < 3
 
 
-@pytest.mark.parametrize(("cls", "name"), [(DigPro, "e_step"), (SCL, "init")])
+METHODS = [(DigPro, "e_step"), (SCL, "init"), (StatDEC, "init"), (GCC, "init")]
+
+
+@pytest.mark.parametrize(("cls", "name"), METHODS)
 def test_auto_is_the_graph_for_images_and_kmeans_for_vectors(cls, name):
     rng = np.random.default_rng(0)
     kinds = {"graph": rng.random((40, 8, 8)), "kmeans": rng.normal(size=(40, 5))}

@@ -150,7 +150,7 @@ def test_anchors_move_after_a_step():
 
 
 def test_the_head_is_the_kmeans():
-    module, z = make_module(n_clusters=7), unit(500, 8)
+    module, z = make_module(n_clusters=7, init="kmeans"), unit(500, 8)
     module.end_pretraining(z)
     torch.testing.assert_close(module.prototypes.norm(dim=1), torch.ones(7))
     _, nearest = (z @ module.prototypes.T).max(1)

@@ -385,6 +385,21 @@ def test_balance_of_random_assignments_is_the_entropy_gap():
     assert 0 <= balance_loss(p).item() <= math.log(5)
 
 
+def test_balance_against_other_shares_is_the_divergence():
+    p, shares = (
+        randn(20, 3).softmax(1),
+        torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64),
+    )
+    mean = p.mean(0)
+    expected = (mean * (mean / shares).log()).sum().item()
+    assert balance_loss(p, shares).item() == pytest.approx(expected, abs=1e-10)
+    assert balance_loss(shares.repeat(4, 1), shares).item() == pytest.approx(
+        0, abs=1e-7
+    )
+    equal = torch.full_like(shares, 1 / 3)
+    assert balance_loss(p, equal).item() == pytest.approx(balance_loss(p).item())
+
+
 @pytest.mark.parametrize("logit", [5.0, 20.0, 60.0])
 def test_balance_pushes_mass_out_of_the_one_cluster(logit):
     logits = torch.zeros(6, 4)

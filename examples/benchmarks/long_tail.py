@@ -41,7 +41,7 @@ def run(args, pack, ratio, method, seed):
     X, y = make_long_tail(
         *read(args.packs, pack, None, seed),
         ratio=ratio,
-        n_samples=args.n,
+        n_samples=args.n or None,
         order="random",
         random_state=seed,
     )
@@ -66,8 +66,9 @@ def main():
     parser.add_argument("--methods", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--ratios", type=float, nargs="+", default=(1, 10, 50))
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
-    parser.add_argument("--n", type=int, default=5000)
+    parser.add_argument("--n", type=int, default=5000, help="0: as many as there are")
     parser.add_argument("--threads", type=int, help="of torch")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json")
     args = parser.parse_args()

@@ -3,32 +3,22 @@
 import peers
 import torch
 
-from skdeepcluster import SCL, DigPro, StatDEC
+from skdeepcluster import GCC, SCL, DigPro, StatDEC
 
-ABLATIONS = {  # of StatDEC with the debiased loss
-    "": {},
-    ", average pooling": {"pooling": "avg"},
-    ", no clustering loss": {"cluster_weight": 0.0},
-    ", detached": {"detach_representation": True},
-    ", two trunks": {"share_trunk": False},
-    ", over-cluster start": {"init": "overcluster"},
-    ", centres of the joint phase": {"recluster": False},
-}
+CONTRAST_ONLY = {"group_weight": 0.0, "prototype_weight": 0.0}
 CHANGED = {
     DigPro: {
         "DigPro": {},
+        "DigPro, 50 epochs": {"max_epochs": 50},
         "DigPro, k-means": {"e_step": "kmeans"},
         "DigPro, no group term": {"group_weight": 0.0},
         "DigPro, no prototype term": {"prototype_weight": 0.0},
-        "DigPro, contrast only": {"group_weight": 0.0, "prototype_weight": 0.0},
-        "DigPro, contrast only, k-means": {
-            "group_weight": 0.0,
-            "prototype_weight": 0.0,
-            "e_step": "kmeans",
-        },
+        "DigPro, contrast only": CONTRAST_ONLY,
+        "DigPro, contrast only, k-means": {**CONTRAST_ONLY, "e_step": "kmeans"},
     },
     SCL: {
         "SCL": {},
+        "SCL, 50 epochs": {"max_epochs": 50},
         "SCL, k-means": {"init": "kmeans"},
         "SCL, k-means, early": {"init": "kmeans", "warmup": 0.3},
         "SCL, no contrast in the batch": {"view_weight": 0.0},
@@ -40,10 +30,17 @@ CHANGED = {
     },
     StatDEC: {
         "StatDEC": {},
-        **{
-            f"StatDEC, debiased{part}": {"tau_plus": 0.1, **changed}
-            for part, changed in ABLATIONS.items()
-        },
+        "StatDEC, k-means": {"init": "kmeans"},
+        "StatDEC, no clustering loss": {"cluster_weight": 0.0},
+        "StatDEC, equal sizes": {"cardinality_power": 1.0},
+        "StatDEC, average pooling": {"pooling": "avg"},
+        "StatDEC, debiased": {"tau_plus": 0.1},
+        "StatDEC, two trunks": {"share_trunk": False},
+    },
+    GCC: {
+        "GCC": {},
+        "GCC, real images": {"bank": "real"},
+        "GCC, first stage": {"pretraining": 1.0},
     },
 }
 METHODS = {

@@ -127,6 +127,7 @@ def main():
         default=["k-means", "UMAP + Gaussian mixture", "DigPro", "SCL", "StatDEC"],
     )
     parser.add_argument("--threads", type=int, help="of torch")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2, 3, 4))
     parser.add_argument("--curve", type=float, metavar="MINUTES")

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from joblib import Parallel, delayed
 
 from skdeepcluster._engine.device import resolve_device, resolve_precision
 
@@ -71,7 +72,7 @@ def resume(args, script, names, keys, run):
     Parameters
     ----------
     args : Namespace
-        With ``json``.
+        With ``json``, and with ``jobs`` and ``threads`` where runs may be side by side.
     script : str
         Its name.
     names : tuple of str
@@ -84,17 +85,24 @@ def resume(args, script, names, keys, run):
     before = stored(args.json)
     parts, runs = [*before["parts"], part(args)], before["runs"]
     have = {tuple(row[name] for name in names) for row in runs}
-    for key in keys:
-        if key in have:
-            continue
-        runs.append(dict(zip(names, key, strict=True)) | run(*key))
-        print(runs[-1], flush=True)
+    missing = [key for key in keys if key not in have]
+    side_by_side = Parallel(getattr(args, "jobs", 1), return_as="generator_unordered")
+    threads = getattr(args, "threads", None)
+    for row in side_by_side(delayed(_row)(run, names, key, threads) for key in missing):
+        runs.append(row)
+        print(row, flush=True)
         write(
             args.json,
             script=f"examples/benchmarks/{script}",
             parts=parts,
             runs=runs,
         )
+
+
+def _row(run, names, key, threads):
+    if threads:
+        torch.set_num_threads(threads)
+    return dict(zip(names, key, strict=True)) | run(*key)
 
 
 def write(path, **record):

@@ -66,9 +66,10 @@ class DigPro(DeepClusterer):
         for images and 0.6 for vectors.
     e_step
         What finds the pseudo-labels after each epoch, and the last labels: ``"graph"``
-        merges small clusters where nearest neighbours join them, which suits classes
-        that are not round; or ``"kmeans"``. ``"auto"`` is ``"graph"`` for images and
-        ``"kmeans"`` for vectors.
+        merges parts where nearest neighbours join them, which suits classes that are
+        not round or of very different sizes; or ``"kmeans"``. ``"auto"`` is ``"graph"``
+        for images and ``"kmeans"`` for vectors. Clusters of parts are assigned by the
+        nearest part.
     lr_warmup
         Share of the training in which the learning rate rises.
     feature_dim

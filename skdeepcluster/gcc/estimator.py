@@ -27,7 +27,7 @@ class GCC(DeepClusterer):
     """Generative calibration clustering: a reconstruction.
 
     Stage I learns features from two augmented views of each image by contrast, and
-    turns a spherical k-means of them into a head of prototypes. Stage II goes in
+    turns clusters of them into a head of prototypes. Stage II goes in
     rounds. A diffusion model is trained on the images, conditioned on the clusters of
     the reliable ones, and draws a bank of images with as many of each cluster. Real and
     generated images are two domains of one problem then: their features are aligned in
@@ -115,9 +115,15 @@ class GCC(DeepClusterer):
         Training ends after a round that changed fewer labels than this share.
     assign
         What gives ``labels_`` and ``predict``: the head, or a spherical k-means of the
-        final features that starts from the prototypes of the head.
+        final features that starts from the prototypes of the head. With
+        ``init="graph"``, the head always does.
+    init
+        What finds the clusters after stage I: ``"graph"`` merges parts where nearest
+        neighbours join them, which suits classes that are not round or of very
+        different sizes, and the head has a prototype for each part; or ``"kmeans"``.
+        ``"auto"`` is ``"graph"`` for images and ``"kmeans"`` for vectors.
     n_init
-        Random starts of the k-means after stage I.
+        Random starts of what finds the clusters after stage I.
     lr_warmup
         Share of stage I in which the learning rate rises.
     calibration_lr
@@ -138,7 +144,7 @@ class GCC(DeepClusterer):
         Clusters after stage I, in the numbering of ``predict_proba`` before empty
         clusters are left out: compare to see what stage II changed.
     cluster_centers_ : ndarray of shape (n_clusters, feature_dim), float32
-        Unit prototypes. Empty clusters are left out.
+        Unit prototypes, or means of those of a cluster. Empty clusters are left out.
     anchors_ : ndarray of shape (n_clusters, feature_dim), float32
         Class centres of the images of the bank, of unit length; of clusters that the
         bank left out, and without a round, the prototypes.

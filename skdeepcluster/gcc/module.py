@@ -95,7 +95,7 @@ class GCCModule(ClusterModule):
 
     @property
     def centers(self):
-        """Unit prototypes, or means of those of a cluster, (n_clusters, feature_dim)."""
+        """Unit prototypes, or means of a cluster's, (n_clusters, feature_dim)."""
         prototypes = F.normalize(self.prototypes.detach(), dim=1)
         if len(prototypes) == self.p.n_clusters:
             return prototypes

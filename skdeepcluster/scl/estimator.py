@@ -49,7 +49,9 @@ class SCL(DeepClusterer):
     consistency_weight
         Weight of the consistency loss.
     balance_weight
-        Weight of the loss that keeps clusters of similar size. Keep it above
+        Weight of the loss that keeps clusters of similar size, or of the sizes that
+        they begin with where the graph of neighbours tells that these are very
+        different. Keep it above
         ``consistency_weight``: otherwise one cluster for all images minimises the
         objective.
     memory_weight
@@ -63,9 +65,10 @@ class SCL(DeepClusterer):
         Random images of the memory that a step contrasts against. ``"auto"`` is 1024,
         or all of fewer images; None is all.
     init
-        What finds the first clusters, when the warm-up ends: ``"graph"`` merges small
-        clusters where nearest neighbours join them, which suits classes that are not
-        round; ``"kmeans"`` is a spherical k-means. The head is fitted to these.
+        What finds the first clusters, when the warm-up ends: ``"graph"`` merges parts
+        where nearest neighbours join them, which suits classes that are not round or of
+        very different sizes; ``"kmeans"`` is a spherical k-means. The head is fitted to
+        these.
         ``"random"`` takes random ones. ``"auto"`` is ``"graph"`` for images and
         ``"kmeans"`` for vectors.
     warmup

@@ -178,20 +178,20 @@ def pseudo_label_loss(
     return sum(others, first) / 4
 
 
-def balance_loss(p: Tensor, shares: Tensor) -> Tensor:
+def balance_loss(p: Tensor, shares: Tensor | None = None) -> Tensor:
     """How far the mean prediction is from the shares that clusters should have.
 
     Parameters
     ----------
     p : tensor of shape (b, K)
         Probabilities of one view, with gradient.
-    shares : tensor of shape (K,)
-        Positive; they sum to 1.
+    shares : tensor of shape (K,), optional
+        Positive; they sum to 1. None: equal ones.
 
     Returns
     -------
     loss : scalar tensor
-        Kullback-Leibler divergence of the batch mean from the shares: for equal shares,
+        Kullback-Leibler divergence of the batch mean from the shares; from equal ones,
         ``log K`` minus its entropy. The gradient is finite where the mean is 0.
 
     References
@@ -200,7 +200,10 @@ def balance_loss(p: Tensor, shares: Tensor) -> Tensor:
     Maximisation*, 2020: the same authors' regulariser.
     """
     mean = p.mean(0)
-    return (mean * (mean.clamp_min(1e-12) / shares).log()).sum()
+    entropy_gap = (mean * mean.clamp_min(1e-12).log()).sum()
+    if shares is None:
+        return math.log(p.shape[1]) + entropy_gap
+    return entropy_gap - (mean * shares.log()).sum()
 
 
 @torch.no_grad()

@@ -34,8 +34,9 @@ class StatDEC(DeepClusterer):
     that are not random; its equations, settings and code could not be read. The
     formulas here are those of the nearest public sources: the debiased contrastive
     loss of Chuang et al. and the clustering loss of Xie et al. That loss pushes
-    towards clusters of equal size. So by default the centres are found anew at the
-    end (``recluster``), which is this package's addition.
+    towards clusters of equal size. So by default the clusters are found anew at the
+    end (``recluster``), and sizes that are very different are left alone
+    (``cardinality_power``): both are this package's additions.
 
     Parameters
     ----------
@@ -77,21 +78,26 @@ class StatDEC(DeepClusterer):
     detach_representation
         Whether the clustering loss is kept from training the representation network.
     init
-        Where the centres start: ``"kmeans"``; ``"overcluster"``, k-means with five
-        times as many centres, which are then merged without a look at their sizes; or
-        ``"random"``, embeddings of random images.
+        Where the centres start, and with ``"graph"`` also where they end: ``"graph"``
+        merges parts where nearest neighbours join them, which suits classes that are
+        not round or of very different sizes; ``"kmeans"``; ``"overcluster"``, k-means
+        with five times as many centres, which are then merged without a look at their
+        sizes; or ``"random"``, embeddings of random images. ``"auto"`` is ``"graph"``
+        for images and ``"kmeans"`` for vectors.
     recluster
-        Whether the last centres are found anew in the final embedding: by k-means, and
-        by k-means with three times as many centres, which are then merged. Those with
-        the larger simplified silhouette are taken; where neighbours are the views, the
-        share of neighbours in the same cluster, averaged over clusters, is added to it.
-        Merged centres suit classes of very different sizes. If not, the centres are
-        those of the clustering loss.
+        Whether the last clusters are found anew in the final embedding. With
+        ``init="graph"`` that is by the graph again, and images go to the cluster of the
+        nearest part. Otherwise it is by k-means, and by k-means with three times as
+        many centres, which are then merged: those with the larger simplified silhouette
+        are taken; where neighbours are the views, the share of neighbours in the same
+        cluster, averaged over clusters, is added to it. If not, the centres are those
+        of the clustering loss.
     n_init
-        Random starts of each k-means that finds the first or the last centres.
+        Random starts of what finds the first or the last clusters.
     cardinality_power
         Power of the cluster size that divides the target. 1 pushes towards equal sizes
-        and keeps small clusters from vanishing; 0 does neither.
+        and keeps small clusters from vanishing; 0 does neither. ``"auto"`` is 0 where
+        the graph of neighbours tells of clusters of very different sizes, else 1.
     tol
         Share of the labels. If fewer change in an epoch, training ends, after five
         epochs with the clustering loss at the earliest.
@@ -110,8 +116,8 @@ class StatDEC(DeepClusterer):
     Attributes
     ----------
     cluster_centers_ : ndarray of shape (n_clusters, feature_dim), float32
-        Centres in the embedding, whose rows have unit length. Empty clusters are left
-        out.
+        Centres in the embedding, whose rows have unit length: of clusters that have
+        several parts, their means. Empty clusters are left out.
     cluster_cardinality_ : ndarray of shape (n_clusters,), float32
         Mean soft assignment to each cluster: ``predict_proba`` before it is calibrated.
     cluster_variance_ : ndarray of shape (n_clusters,), float32
@@ -235,7 +241,7 @@ class StatDEC(DeepClusterer):
         Returns
         -------
         score : ndarray of shape (n,), float32
-            0 at a centre. The variance is that of soft assignments, to which all
+            0 at a centre, or at that of a part of a cluster. The variance is that of soft assignments, to which all
             images add: -1 is far outside most clusters.
 
         Raises

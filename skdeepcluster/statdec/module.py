@@ -24,7 +24,13 @@ from .centers import (
     overcluster_centers,
 )
 from .networks import StatisticsNetworks
-from .objective import debiased_contrastive, dec_loss, log_student_t, sharpened_target
+from .objective import (
+    debiased_contrastive,
+    dec_loss,
+    log_assignments,
+    log_student_t,
+    sharpened_target,
+)
 from .statistics import (
     ClusterStatistics,
     cluster_statistics,
@@ -160,13 +166,13 @@ class StatDECModule(ClusterModule):
 
     def log_q(self, embedding):
         """Embeddings to logarithms of their soft assignments."""
-        return log_student_t(self.distances(embedding), self.scale)
+        if not self.in_parts:
+            return log_student_t(embedding, self.centers, self.scale)
+        return log_assignments(self.part_distances(embedding), self.scale)
 
-    def distances(self, embedding):
-        """Squared distance of embeddings to each cluster, (b, n_clusters)."""
-        if self.in_parts:
-            return 2 - 2 * self.parts.similarity(embedding)
-        return squared_distances(embedding, self.centers)
+    def part_distances(self, embedding):
+        """Squared distance to the nearest part of each cluster, (b, n_clusters)."""
+        return 2 - 2 * self.parts.similarity(embedding)
 
     def logits(self, x):
         """Images to logarithms of their soft assignments."""
@@ -238,8 +244,11 @@ class StatDECModule(ClusterModule):
     def set_centers(self, features, centers):
         """Take new centres, and the scale of distances that goes with them."""
         self.centers.copy_(centers)
-        distance = self.distances(features).min(1).values
-        self.scale = distance.mean().clamp_min(TINY)
+        self.set_scale(squared_distances(features, centers))
+
+    def set_scale(self, distances):
+        """Take the mean squared distance to the nearest cluster for one."""
+        self.scale = distances.min(1).values.mean().clamp_min(TINY)
 
     def assess(self, features):
         """Assign all images anew; exact statistics of the clusters."""
@@ -268,8 +277,9 @@ class StatDECModule(ClusterModule):
                 features, p.n_clusters, linkage=self.linkage, n_init=p.n_init
             )
             self.parts.take(found)
+            self.centers.copy_(found.centers)
             self.in_parts = True
-            self.set_centers(features, found.centers)
+            self.set_scale(self.part_distances(features))
         elif p.recluster:
             centers = final_centers(
                 features,

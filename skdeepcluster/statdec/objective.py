@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..distances import TINY
+from ..distances import TINY, squared_distances
 
 # -- representation --------------------------------------------------------------------
 
@@ -65,17 +65,17 @@ def debiased_contrastive(
 
 
 def log_student_t(
-    distances: Tensor, scale: float | Tensor, alpha: float = 1.0
+    embedding: Tensor, centers: Tensor, scale: float | Tensor, alpha: float = 1.0
 ) -> Tensor:
     """Logarithm of the soft assignments: a Student t kernel about each centre.
 
     Parameters
     ----------
-    distances : tensor of shape (n, K)
-        Squared, of each embedding to each centre.
+    embedding : tensor of shape (n, p)
+    centers : tensor of shape (K, p)
     scale : float, or tensor of shape () or (K,)
-        Squared distance that counts as one. A common factor of it and the distances
-        changes nothing.
+        Squared distance that counts as one. A common factor of embedding and centres,
+        squared in the scale, changes nothing.
     alpha : float
         Degrees of freedom.
 
@@ -88,6 +88,27 @@ def log_student_t(
     ----------
     Xie et al., *Unsupervised Deep Embedding for Clustering Analysis*, 2016, equation 1,
     where the scale is 1.
+    """
+    return log_assignments(squared_distances(embedding, centers), scale, alpha)
+
+
+def log_assignments(
+    distances: Tensor, scale: float | Tensor, alpha: float = 1.0
+) -> Tensor:
+    """Logarithm of the soft assignments, by the squared distances to the clusters.
+
+    Parameters
+    ----------
+    distances : tensor of shape (n, K)
+    scale : float, or tensor of shape () or (K,)
+        Squared distance that counts as one.
+    alpha : float
+        Degrees of freedom.
+
+    Returns
+    -------
+    log_q : tensor of shape (n, K)
+        As :func:`log_student_t` gives it.
     """
     relative = distances / (alpha * scale)
     return (-(alpha + 1) / 2 * relative.log1p()).log_softmax(1)
