@@ -311,6 +311,25 @@ def engine(record):
     ]
 
 
+def profile(record):
+    """Rows of where a step of each method goes, in shares of it."""
+    kinds = dict.fromkeys(kind for row in record["runs"] for kind in row["shares"])
+    header = ["", *(row["method"] for row in record["runs"])]
+    rows = [header, ["a step, ms"]]
+    rows += [[kind] for kind in kinds]
+    rows += [["networks alone"], ["refresh, by steps"], ["embedding in it"]]
+    for one in record["runs"]:
+        step, steps = one["step_seconds"], one["steps_per_epoch"]
+        shares = [one["shares"].get(kind) for kind in kinds]
+        shares.append(one["networks_alone_seconds"] / step)
+        shares.append(one["refresh_seconds"] / steps / step)
+        shares.append(one["embedding_seconds"] / steps / step)
+        cells = ["" if share is None else f"{share:.1%}" for share in shares]
+        for row, cell in zip(rows[1:], [f"{1000 * step:.0f}", *cells], strict=True):
+            row.append(cell)
+    return rows
+
+
 def augment(record):
     """Rows of the speed of the augmentations, beside torchvision image by image."""
     rows = [["recipe", "shape", "images/s", "torchvision, images/s", "ratio"]]
@@ -480,6 +499,7 @@ TABLES = {
     "sampling": sampling,
     "curves": curves,
     "engine": engine,
+    "profile": profile,
     "augment": augment,
     "memory": memory,
     "bank": bank,

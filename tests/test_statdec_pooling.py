@@ -247,6 +247,28 @@ def test_cells_of_the_grid_are_pooled_alone(size, grid, cardinality):
     torch.testing.assert_close(means.sort(1).values, average.sort(1).values)
 
 
+@pytest.mark.parametrize("size", [(4, 4), (6, 4), (5, 5)])
+def test_gradients_of_the_grid_are_those_of_its_cells(size):
+    x = torch.randn(6, 3, *size).relu().contiguous(memory_format=torch.channels_last)
+    x, y = (x.clone().requires_grad_() for _ in range(2))
+    module, weights = GridStatistics(2), torch.randn(6, 2 * 2 * 3 * 3)
+    (module(x) * weights).sum().backward()
+    rows, columns = ((slice(-(-s // 2)), slice(s // 2, s)) for s in size)
+    cells = [y[:, :, r, c].flatten(2) for r in rows for c in columns]
+    parts = [
+        (cell.mean(2), (cell.var(2, correction=0) + EPS).sqrt(), active(cell))
+        for cell in cells
+    ]
+    expected = torch.cat([part for cell in parts for part in cell], dim=1)
+    torch.testing.assert_close(module(x), expected, rtol=0, atol=1e-6)
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(x.grad, y.grad, rtol=1e-5, atol=1e-6)
+
+
+def active(x):
+    return torch.log1p((1 - torch.exp(-x.relu())).sum(2))
+
+
 def test_dead_channels_have_finite_gradients():
     x = torch.randn(6, 3, 4, 4)
     x[:, 1] = 0
