@@ -51,9 +51,8 @@ class SCL(DeepClusterer):
     balance_weight
         Weight of the loss that keeps clusters of similar size, or of the sizes that
         they begin with where the graph of neighbours tells that these are very
-        different. Keep it above
-        ``consistency_weight``: otherwise one cluster for all images minimises the
-        objective.
+        different. Keep it above ``consistency_weight``: otherwise one cluster for all
+        images minimises the objective.
     memory_weight
         Weight of the semantic contrast with the memory.
     view_weight
@@ -68,8 +67,7 @@ class SCL(DeepClusterer):
         What finds the first clusters, when the warm-up ends: ``"graph"`` merges parts
         where nearest neighbours join them, which suits classes that are not round or of
         very different sizes; ``"kmeans"`` is a spherical k-means. The head is fitted to
-        these.
-        ``"random"`` takes random ones. ``"auto"`` is ``"graph"`` for images and
+        these. ``"random"`` takes random ones. ``"auto"`` is ``"graph"`` for images and
         ``"kmeans"`` for vectors.
     warmup
         Share of the training without clusters, in whole epochs: instance

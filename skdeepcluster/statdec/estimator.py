@@ -241,8 +241,8 @@ class StatDEC(DeepClusterer):
         Returns
         -------
         score : ndarray of shape (n,), float32
-            0 at a centre, or at that of a part of a cluster. The variance is that of soft assignments, to which all
-            images add: -1 is far outside most clusters.
+            0 at a centre, or at that of a part of a cluster. The variance is that of
+            soft assignments, to which all images add: -1 is far outside most clusters.
 
         Raises
         ------
