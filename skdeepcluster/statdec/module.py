@@ -172,7 +172,7 @@ class StatDECModule(ClusterModule):
 
     def part_distances(self, embedding):
         """Squared distance to the nearest part of each cluster, (b, n_clusters)."""
-        return 2 - 2 * self.parts.similarity(embedding)
+        return (2 - 2 * self.parts.similarity(embedding)).clamp_min(0)
 
     def logits(self, x):
         """Images to logarithms of their soft assignments."""
