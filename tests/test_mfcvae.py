@@ -364,6 +364,7 @@ BAD = [
     ({"primary_facet": 0.5}, "'primary_facet' .* Got 0.5"),
     ({"sigma_x": 0}, "'sigma_x' .* Got 0"),
     ({"fade_in": 1.5}, "'fade_in' .* Got 1.5"),
+    ({"beta_decay": 0.5}, "'beta_decay' .* Got 0.5"),
     ({"prior_warmup": -0.1}, "'prior_warmup' .* Got -0.1"),
     ({"n_refits": -1}, "'n_refits' .* Got -1"),
     ({"n_mc_samples": 0}, "'n_mc_samples' .* Got 0"),

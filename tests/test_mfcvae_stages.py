@@ -7,9 +7,12 @@ import pytest
 import torch
 from small_mfcvae import make_module
 
+from skdeepcluster._engine.protocol import Batch
+from skdeepcluster._engine.randomness import seeded
 from skdeepcluster.mfcvae import module as mfcvae
 from skdeepcluster.mfcvae.mixture import MixturePrior
 from skdeepcluster.mfcvae.stages import (
+    beta_at,
     faded_in,
     prior_starts,
     refit_epochs,
@@ -51,6 +54,29 @@ def test_a_single_stage_trains_all_facets():
 
 def test_after_the_last_step_all_facets_are_there():
     assert faded_in(200, [100, 100], 2, 1.0) == [1.0, 1.0]
+
+
+def test_beta_falls_from_stage_to_stage_down_to_the_bound():
+    lengths = [10, 20, 30]
+    steps = {0: 64, 9: 64, 10: 8, 29: 8, 30: 1, 59: 1, 60: 1, 99: 1}
+    assert {step: beta_at(step, lengths, 8) for step in steps} == steps
+    assert beta_at(0, [10], 8) == 1  # all facets at once
+    assert {beta_at(step, lengths, 1.0) for step in steps} == {1.0}
+
+
+def test_beta_divides_the_likelihood_alone(two_factors):
+    X = two_factors[0]
+    module = make_module(X, beta_decay=4.0, max_epochs=4, batch_size=64)
+    assert module.beta == 4.0
+    images = torch.as_tensor(X) / 255
+    parts = []
+    for module.beta in (4.0, 1.0):
+        with seeded(0):
+            parts.append(module.losses(Batch(torch.arange(64), [images])))
+    torch.testing.assert_close(
+        parts[0]["reconstruction"] * 4, parts[1]["reconstruction"]
+    )
+    assert all(parts[0][name] == parts[1][name] for name in ("facet0", "facet1"))
 
 
 @pytest.mark.parametrize("max_epochs", [2, 3, 7, 100])

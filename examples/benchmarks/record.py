@@ -46,9 +46,10 @@ def environment(device="cpu"):
 def part(args):
     """Arguments and environment of a call, as a part of a record of several calls."""
     hidden = ("json", "packs", "features", "merge")  # a record names no path
+    device = resolve_device(getattr(args, "device", "cpu"))
     return {
         "arguments": {k: v for k, v in vars(args).items() if k not in hidden},
-        "environment": environment(),
+        "environment": environment(device),
     }
 
 
@@ -59,7 +60,7 @@ def stored(path):
     return json.loads(Path(path).read_text())
 
 
-def resume(args, script, names, keys, run):
+def resume(args, script, names, keys, run, **result):
     """Run what the record at ``args.json`` lacks, and write it after each run.
 
     Parameters
@@ -74,6 +75,8 @@ def resume(args, script, names, keys, run):
         The runs, by the values of ``names``.
     run : callable
         Maps such values to a dict of what was measured.
+    **result
+        What else the record has.
     """
     before = stored(args.json)
     parts, runs = [*before["parts"], part(args)], before["runs"]
@@ -86,6 +89,7 @@ def resume(args, script, names, keys, run):
         write(
             args.json,
             script=f"examples/benchmarks/{script}",
+            **result,
             parts=parts,
             runs=runs,
         )
@@ -131,7 +135,11 @@ def merge(paths):
     return {
         "script": script,
         **alike,
-        "parts": [{k: one[k] for k in keys if k in one} for one in records],
+        "parts": [
+            call
+            for one in records
+            for call in one.get("parts", [{k: one[k] for k in keys if k in one}])
+        ],
         "runs": [run for one in records for run in one["runs"]],
     }
 

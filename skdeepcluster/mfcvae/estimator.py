@@ -29,6 +29,7 @@ from .paper import paper_settings
 
 PerFacet = Annotated[Sequence[int], "array-like", "sequence of n_facets ints"]
 Shares = Annotated[Sequence[float], "array-like", "sequence of n_facets floats"]
+AtLeastOne = Annotated[float, Interval(Real, 1, None, closed="left")]
 Ladder = Annotated[
     str, (str, nn.Module), '{"auto", "mlp", "conv"}, a pretrained network'
 ]
@@ -151,6 +152,14 @@ class MFCVAE(FacetGenerator):
         first. None makes them equal.
     fade_in
         Share of each stage in which the new facet is faded in.
+    beta_decay
+        Factor by which beta falls from one stage to the next, down to 1 in the last: of
+        three stages 8 makes 64, 8 and 1. The log-likelihood is divided by it, as in a
+        beta-VAE, so that a facet takes the factor that explains most pixels, and leaves
+        the others to those that come after it. If it is too high for small or plain
+        images, the deepest facet collapses. With 1 the evidence lower bound is
+        maximised from the start, as in the paper. ``"auto"`` is 8 with three facets or
+        more, else 1.
     prior_init
         First mixture of a facet: ``"warmup_gmm"`` fits it to what the encoder has
         learnt after a warm-up with a standard normal prior; ``"gmm"`` fits it to the
@@ -240,6 +249,7 @@ class MFCVAE(FacetGenerator):
     progressive: bool = True
     stage_shares: Shares | None = None
     fade_in: Share = 0.25
+    beta_decay: AtLeastOne | Auto = "auto"
     prior_init: Literal["warmup_gmm", "gmm", "random"] = "warmup_gmm"
     prior_warmup: Share = 0.4
     n_refits: Annotated[int, Interval(Integral, 0, None, closed="left")] = 5
@@ -267,6 +277,8 @@ class MFCVAE(FacetGenerator):
         if isinstance(self.hidden_dims, str):
             channels = [min(16 * 2**j, 64) for j in range(n)]
             self.hidden_dims = channels if self.backbone == "conv" else 400
+        if self.beta_decay == "auto":
+            self.beta_decay = 8.0 if n > 2 else 1.0
         n_clusters = per_facet("n_clusters", self.n_clusters, n)
         check_enough(data.n_samples, max(n_clusters))
         self.n_clusters = n_clusters

@@ -16,7 +16,7 @@ from .collapse import effective_number
 from .gaussians import gaussian_entropy
 from .ladders import make_ladder
 from .mixture import MixturePrior, fit_mixture, log_joint_of_all, refit_prior
-from .stages import faded_in, prior_starts, refit_epochs, stage_lengths
+from .stages import beta_at, faded_in, prior_starts, refit_epochs, stage_lengths
 
 if TYPE_CHECKING:
     from .estimator import MFCVAE
@@ -37,13 +37,15 @@ class MFCVAEModule(ClusterModule):
     ----------
     alpha : list of J floats
         How far each facet takes part in this step, from the shallow to the deep ones.
+    beta : float
+        What the likelihood is divided by in this step.
     """
 
     p: MFCVAE
     centers: Tensor
     noise: Tensor
     priors: Sequence[MixturePrior]
-    saved = ["alpha"]
+    saved = ["alpha", "beta"]
     n_views = 1
 
     def __init__(self, p, data):
@@ -107,7 +109,8 @@ class MFCVAEModule(ClusterModule):
         z = mean + (0.5 * log_var).exp() * noise
         copies = x.repeat(n_samples, 1, 1, 1)
         log_p = self.log_likelihood(copies, z.flatten(0, 1))
-        parts = {"reconstruction": -log_p.mean()}
+        # not the facets times beta: Adam's steps would stay small long after it fell
+        parts = {"reconstruction": -log_p.mean() / self.beta}
         for j, facet in enumerate(self.by_facet(z, mean, log_var)):
             parts[f"facet{j}"] = mean.new_zeros(())
             if self.alpha[j] > 0:
@@ -123,14 +126,15 @@ class MFCVAEModule(ClusterModule):
         return monte_carlo_bound(z, mean, log_var, log_joint)
 
     def after_step(self, batch):
-        """Fade in the facet of this stage."""
+        """Fade in the facet of this stage, at its beta."""
         self.fade()
 
     def fade(self):
-        """Set alpha for the step to come."""
+        """Set alpha and beta for the step to come."""
         clock, p = self.clock, self.p
         steps = [epochs * clock.steps_per_epoch for epochs in self.stages]
         self.alpha = faded_in(clock.step, steps, p.n_facets, p.fade_in)
+        self.beta = beta_at(clock.step, steps, p.beta_decay)
 
     # -- all images --------------------------------------------------------------------
 
