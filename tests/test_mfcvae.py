@@ -110,6 +110,9 @@ def test_what_auto_stands_for(X):
     assert p.latent_dims == (5, 2, 2, 2) and p.hidden_dims == (16, 32, 64, 64)
     assert p.output == "sigmoid" and p.n_clusters == (3,) * 4
     assert p.max_epochs == 800  # 1600 steps
+    for n_facets, decay in {1: 1, 2: 1, 3: 8, 4: 8}.items():
+        p = make_module(X, n_facets=n_facets, latent_dims=1).p
+        assert p.beta_decay == decay
     p = make_module(X, **auto, backbone="mlp", n_facets=1, primary_facet=-1).p
     assert p.latent_dims == (10,) and p.hidden_dims == (400,)
     assert p.primary_facet == 0 and p.stage_shares == (1.0,)
