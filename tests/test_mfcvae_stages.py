@@ -12,7 +12,6 @@ from skdeepcluster._engine.randomness import seeded
 from skdeepcluster.mfcvae import module as mfcvae
 from skdeepcluster.mfcvae.mixture import MixturePrior
 from skdeepcluster.mfcvae.stages import (
-    beta_at,
     faded_in,
     prior_starts,
     refit_epochs,
@@ -56,21 +55,24 @@ def test_after_the_last_step_all_facets_are_there():
     assert faded_in(200, [100, 100], 2, 1.0) == [1.0, 1.0]
 
 
-def test_beta_falls_from_stage_to_stage_down_to_the_bound():
-    lengths = [10, 20, 30]
-    steps = {0: 64, 9: 64, 10: 8, 29: 8, 30: 1, 59: 1, 60: 1, 99: 1}
-    assert {step: beta_at(step, lengths, 8) for step in steps} == steps
-    assert beta_at(0, [10], 8) == 1  # all facets at once
-    assert {beta_at(step, lengths, 1.0) for step in steps} == {1.0}
+def test_beta_falls_when_a_facet_is_faded_in(two_factors):
+    params = {"n_facets": 3, "latent_dims": 1, "fade_in": 0.5, "batch_size": 32}
+    module = make_module(two_factors[0], beta_decay=8.0, max_epochs=6, **params)
+    betas = []
+    for module.clock.step in range(14):  # four steps a stage, and some beyond
+        module.fade()
+        betas.append(module.beta)
+    assert betas == [64] * 4 + [64, 64, 8, 8] + [8, 8, 1, 1] + [1, 1]
+    module = make_module(two_factors[0], beta_decay=8.0, progressive=False, **params)
+    assert module.beta == 1
 
 
 def test_beta_divides_the_likelihood_alone(two_factors):
     X = two_factors[0]
-    module = make_module(X, beta_decay=4.0, max_epochs=4, batch_size=64)
-    assert module.beta == 4.0
-    images = torch.as_tensor(X) / 255
+    module, images = make_module(X), torch.as_tensor(X) / 255
+    module.alpha = [0.5, 1.0]
     parts = []
-    for module.beta in (4.0, 1.0):
+    for module.p.beta_decay in (4.0, 1.0):
         with seeded(0):
             parts.append(module.losses(Batch(torch.arange(64), [images])))
     torch.testing.assert_close(

@@ -153,11 +153,11 @@ class MFCVAE(FacetGenerator):
     fade_in
         Share of each stage in which the new facet is faded in.
     beta_decay
-        Factor by which beta falls from one stage to the next, down to 1 in the last: of
-        three stages 8 makes 64, 8 and 1. The log-likelihood is divided by it, as in a
-        beta-VAE, so that a facet takes the factor that explains most pixels, and leaves
-        the others to those that come after it. If it is too high for small or plain
-        images, the deepest facet collapses. With 1 the evidence lower bound is
+        Factor by which beta falls with each facet that is faded in, down to 1: with
+        three facets and 8 from 64 over 8. The log-likelihood is divided by beta, as in
+        a beta-VAE, so that a facet takes the factor that explains most pixels, and
+        leaves the others to those that come after it. If it is too high for small or
+        plain images, the deepest facet collapses. With 1 the evidence lower bound is
         maximised from the start, as in the paper. ``"auto"`` is 8 with three facets or
         more, else 1.
     prior_init
@@ -174,11 +174,10 @@ class MFCVAE(FacetGenerator):
         First variance of the clusters with ``prior_init="gmm"`` or ``"random"``.
     n_init
         Number of trainings, each from a seed of its own. The one with the highest
-        evidence lower bound of X is kept: a bound that stays low tells that a factor
-        was missed. It takes that many times as long. The first training is that of
-        ``n_init=1``. With a ``checkpoint``, each has a folder of its own in that one;
-        with ``warm_start`` only the one that was kept goes on. After an interrupt, the
-        best of those so far is kept.
+        evidence lower bound of X is kept. It takes that many times as long. The first
+        training is that of ``n_init=1``. With a ``checkpoint``, each has a folder of
+        its own in that one; with ``warm_start`` only the one that was kept goes on.
+        After an interrupt, the best of those so far is kept.
     primary_facet
         Facet of ``labels_``, ``predict`` and ``predict_proba``: 0 is the shallowest, -1
         the deepest.
@@ -211,6 +210,10 @@ class MFCVAE(FacetGenerator):
     Fabian Falck, Haoting Zhang, Matthew Willetts, George Nicholson, Christopher Yau and
     Chris Holmes, *Multi-Facet Clustering Variational Autoencoders*, NeurIPS 2021, arXiv
     2106.05241.
+
+    Irina Higgins, Loic Matthey, Arka Pal, Christopher Burgess, Xavier Glorot, Matthew
+    Botvinick, Shakir Mohamed and Alexander Lerchner, *beta-VAE: Learning basic visual
+    concepts with a constrained variational framework*, ICLR 2017.
 
     Examples
     --------

@@ -16,7 +16,7 @@ from .collapse import effective_number
 from .gaussians import gaussian_entropy
 from .ladders import make_ladder
 from .mixture import MixturePrior, fit_mixture, log_joint_of_all, refit_prior
-from .stages import beta_at, faded_in, prior_starts, refit_epochs, stage_lengths
+from .stages import faded_in, prior_starts, refit_epochs, stage_lengths
 
 if TYPE_CHECKING:
     from .estimator import MFCVAE
@@ -37,15 +37,13 @@ class MFCVAEModule(ClusterModule):
     ----------
     alpha : list of J floats
         How far each facet takes part in this step, from the shallow to the deep ones.
-    beta : float
-        What the likelihood is divided by in this step.
     """
 
     p: MFCVAE
     centers: Tensor
     noise: Tensor
     priors: Sequence[MixturePrior]
-    saved = ["alpha", "beta"]
+    saved = ["alpha"]
     n_views = 1
 
     def __init__(self, p, data):
@@ -126,15 +124,23 @@ class MFCVAEModule(ClusterModule):
         return monte_carlo_bound(z, mean, log_var, log_joint)
 
     def after_step(self, batch):
-        """Fade in the facet of this stage, at its beta."""
+        """Fade in the facet of this stage."""
         self.fade()
 
     def fade(self):
-        """Set alpha and beta for the step to come."""
+        """Set alpha for the step to come."""
         clock, p = self.clock, self.p
         steps = [epochs * clock.steps_per_epoch for epochs in self.stages]
         self.alpha = faded_in(clock.step, steps, p.n_facets, p.fade_in)
-        self.beta = beta_at(clock.step, steps, p.beta_decay)
+
+    @property
+    def beta(self):
+        """What the likelihood is divided by: 1 when all facets take full part.
+
+        It falls once the new facet is faded in: before, the older ones would take what
+        is left to that.
+        """
+        return self.p.beta_decay ** sum(alpha < 1 for alpha in self.alpha)
 
     # -- all images --------------------------------------------------------------------
 

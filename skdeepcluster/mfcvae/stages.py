@@ -36,42 +36,6 @@ def stage_lengths(max_epochs: int, shares: Sequence[float]) -> tuple[int, ...]:
     return tuple(np.diff(ends, prepend=0).tolist())
 
 
-def stage_at(step: int, lengths: Sequence[int]) -> int:
-    """Number of the stage after some steps: the last one, too, after its end.
-
-    Parameters
-    ----------
-    step : int
-        Optimiser steps that are done.
-    lengths : sequence of int
-        Steps of each stage.
-
-    Returns
-    -------
-    stage : int
-    """
-    return min(bisect_right(list(accumulate(lengths)), step), len(lengths) - 1)
-
-
-def beta_at(step: int, lengths: Sequence[int], decay: float) -> float:
-    """Weight of the latents' cost against the likelihood: 1 in the last stage.
-
-    Parameters
-    ----------
-    step : int
-        Optimiser steps that are done.
-    lengths : sequence of int
-        Steps of each stage.
-    decay : float
-        Factor by which the weight falls from one stage to the next.
-
-    Returns
-    -------
-    beta : float
-    """
-    return float(decay) ** (len(lengths) - 1 - stage_at(step, lengths))
-
-
 def faded_in(
     step: int, lengths: Sequence[int], n_facets: int, fade_in: float
 ) -> list[float]:
@@ -96,8 +60,9 @@ def faded_in(
     """
     if len(lengths) == 1:
         return [1.0] * n_facets
-    stage = stage_at(step, lengths)
-    done, fade_steps = step - sum(lengths[:stage]), fade_in * lengths[stage]
+    ends = list(accumulate(lengths))
+    stage = min(bisect_right(ends, step), len(ends) - 1)
+    done, fade_steps = step - ends[stage] + lengths[stage], fade_in * lengths[stage]
     fade = 1.0 if stage == 0 or done >= fade_steps else done / fade_steps
     return [0.0] * (n_facets - 1 - stage) + [fade] + [1.0] * stage
 
