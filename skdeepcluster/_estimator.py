@@ -177,6 +177,7 @@ class DeepClusterer(
                     stop.number, f"{text}the estimator is as it was."
                 ) from None
             self._fit_images(images, data, asked, X, y)
+            self._check_empty()
         if asked.noted is not None:
             raise interruption(asked.noted, self)
         return self
@@ -209,7 +210,6 @@ class DeepClusterer(
             asked.hold()
             net.finish(images)
             self._finish(net, images)
-            self._check_empty()
 
     def _train(self, net, images, asked):
         """Train until the end, or until something asks to stop."""

@@ -276,13 +276,16 @@ class _SklearnBridge(Callback):
 
 
 @contextlib.contextmanager
-def sklearn_callbacks(estimator, max_epochs, X, y, state):
+def sklearn_callbacks(estimator, max_subtasks, X, y, state):
     """Run scikit-learn's callbacks of an estimator around its training.
+
+    Within such a block, around several trainings, each of them is a task of that one.
 
     Parameters
     ----------
     estimator : DeepClusterer
-    max_epochs : int
+    max_subtasks : int
+        Epochs of a training, or trainings.
     X, y : array-like
         What ``fit`` was given; handed to the callbacks.
     state : callable
@@ -296,7 +299,11 @@ def sklearn_callbacks(estimator, max_epochs, X, y, state):
     if not SKLEARN_CALLBACKS:
         yield []
         return
-    root = estimator._init_callback_context(max_subtasks=max_epochs)
+    whole = getattr(estimator, "_callback_fit_ctx", None)
+    if whole is None:
+        root = estimator._init_callback_context(max_subtasks=max_subtasks)
+    else:
+        root = whole.subcontext(task_name="training", max_subtasks=max_subtasks)
     data = {"X": X, "y": y}
     root.call_on_fit_task_begin(estimator=estimator, **data)
     yield [_SklearnBridge(estimator, root, data, state)]

@@ -18,6 +18,7 @@ from .neighbors import links_between, nearest_neighbors
 
 PARTS = 10  # of each cluster that is asked for, on average
 SMALLEST = 10  # rows of a part, on average
+LEAST = 5  # rows of a cluster: fewer ones, far from all others, are no class
 N_NEIGHBORS = 15
 MAX_ROWS = 5_000  # in the graph: bounds the time, which grows with the square
 SHARE = 0.7  # of the rows of the graph: those that a run finds its parts in
@@ -201,8 +202,9 @@ def neighbor_communities(
         parts, _ = spherical_kmeans(some_of(drawn, round(SHARE * n)), n_parts, n_init=1)
         nearest = nearest_centers(drawn, parts)
         links = links_between(nearest, neighbors, n_parts)
+        sizes = nearest.bincount(minlength=n_parts)
         for name, found in runs.items():
-            owners = merge(links, n_clusters, name).to(drawn.device)
+            owners = merge(links, sizes, n_clusters, name).to(drawn.device)
             found.append((parts, owners, owners[nearest]))
     if linkage is None:
         usual, other = (agreement(found).mean() for found in runs.values())
@@ -248,13 +250,15 @@ def agreement(runs: list[tuple]) -> np.ndarray:
     return total / max(1, len(runs) - 1)
 
 
-def merge(links: Tensor, n_clusters: int, linkage: str) -> Tensor:
-    """Merge parts, those first that are linked best.
+def merge(links: Tensor, sizes: Tensor, n_clusters: int, linkage: str) -> Tensor:
+    """Merge parts: those of less than five rows, then those that are linked best.
 
     Parameters
     ----------
     links : tensor of shape (n_parts, n_parts), float64
         Of the parts, as :func:`links_between` counts them.
+    sizes : int64 tensor of shape (n_parts,)
+        Rows of each part.
     n_clusters : int
         How many are left.
     linkage : {"modularity", "normalized"}
@@ -272,7 +276,7 @@ def merge(links: Tensor, n_clusters: int, linkage: str) -> Tensor:
     ----------
     Newman, *Fast algorithm for detecting community structure in networks*, 2004.
     """
-    shares = (links / links.sum()).cpu().numpy()
+    shares, sizes = (links / links.sum()).cpu().numpy(), sizes.cpu().numpy()
     degrees = shares.sum(1)
 
     def linked(part=slice(None)):
@@ -284,7 +288,14 @@ def merge(links: Tensor, n_clusters: int, linkage: str) -> Tensor:
     table, owners = linked(), np.arange(len(shares))
     np.fill_diagonal(table, -np.inf)
     for _ in range(len(shares) - n_clusters):
-        kept, joined = sorted(np.unravel_index(table.argmax(), table.shape))
+        rows = np.bincount(owners, sizes, len(shares))
+        small = owners[rows[owners] < LEAST]
+        if len(small) > 0:
+            one = small[rows[small].argmin()]
+            pair = one, table[one].argmax()
+        else:
+            pair = np.unravel_index(table.argmax(), table.shape)
+        kept, joined = sorted(pair)
         shares[kept] += shares[joined]
         shares[:, kept] += shares[:, joined]
         degrees[kept] += degrees[joined]

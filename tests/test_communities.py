@@ -24,6 +24,9 @@ from skdeepcluster.kmeans import nearest_centers, spherical_kmeans
 from skdeepcluster.neighbors import links_between
 
 
+ENOUGH = torch.full((7,), 9)  # rows, to be a cluster
+
+
 def slow_modularity(links, merged):
     """By its definition: links within clusters, less those of random ones."""
     groups = [np.flatnonzero(merged == k) for k in np.unique(merged)]
@@ -61,7 +64,7 @@ def test_the_best_linked_parts_are_merged(linkage, seed, n_clusters):
     links = rng.integers(0, 9, (7, 7)) * (rng.random((7, 7)) < 0.6)
     links = links + links.T + np.eye(7)
     given = torch.from_numpy(links)
-    owners = merge(given, n_clusters, linkage)
+    owners = merge(given, ENOUGH[:7], n_clusters, linkage)
     assert torch.equal(given, torch.from_numpy(links))
     assert owners.dtype == torch.int64
     assert set(owners.tolist()) == set(range(n_clusters))
@@ -76,17 +79,28 @@ def test_linkages_by_hand():
     ).double()
     links[1, 2] = links[2, 1] = 1.0
     # modularity gains: 2 x (4 - 44 x 45 / 98) < 0 and 2 x (2 - 5 x 4 / 98) > 0
-    assert merge(links, 3, "modularity").tolist() == [0, 1, 2, 2]
-    assert merge(links, 3, "normalized").tolist() == [0, 1, 2, 2]
+    assert merge(links, ENOUGH[:4], 3, "modularity").tolist() == [0, 1, 2, 2]
+    assert merge(links, ENOUGH[:4], 3, "normalized").tolist() == [0, 1, 2, 2]
     # 4 / sqrt(44 x 45) = .09 is more than 1 / sqrt(45 x 9) = .05
-    assert merge(links, 2, "normalized").tolist() == [0, 0, 1, 1]
+    assert merge(links, ENOUGH[:4], 2, "normalized").tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("linkage", LINKAGES)
+def test_a_few_rows_are_no_cluster(linkage):
+    # the last part has two rows, which all others are far from: 1 link to each
+    links = torch.full((4, 4), 1.0).double()
+    links[:2, :2] = links[2, 2] = 30.0
+    links[:3, :3] += 8 * torch.eye(3)
+    few = torch.tensor([40, 40, 40, 2])
+    assert merge(links, few, 2, linkage).tolist() in ([0, 0, 1, 0], [0, 0, 1, 1])
+    assert merge(links, few + 3, 3, linkage).tolist() == [0, 0, 1, 2]
 
 
 def test_parts_without_links_are_merged_too():
     links = torch.zeros(4, 4, dtype=torch.float64)
     links[0, 0], links[1, 1] = 2.0, 2.0
     for linkage in LINKAGES:
-        owners = merge(links, 2, linkage)
+        owners = merge(links, ENOUGH[:4], 2, linkage)
         assert set(owners.tolist()) == {0, 1}
 
 

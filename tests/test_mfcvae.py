@@ -110,6 +110,9 @@ def test_what_auto_stands_for(X):
     assert p.latent_dims == (5, 2, 2, 2) and p.hidden_dims == (16, 32, 64, 64)
     assert p.output == "sigmoid" and p.n_clusters == (3,) * 4
     assert p.max_epochs == 800  # 1600 steps
+    for n_facets, decay in {1: 1, 2: 1, 3: 8, 4: 8}.items():
+        p = make_module(X, n_facets=n_facets, latent_dims=1).p
+        assert p.beta_decay == decay
     p = make_module(X, **auto, backbone="mlp", n_facets=1, primary_facet=-1).p
     assert p.latent_dims == (10,) and p.hidden_dims == (400,)
     assert p.primary_facet == 0 and p.stage_shares == (1.0,)
@@ -364,6 +367,7 @@ BAD = [
     ({"primary_facet": 0.5}, "'primary_facet' .* Got 0.5"),
     ({"sigma_x": 0}, "'sigma_x' .* Got 0"),
     ({"fade_in": 1.5}, "'fade_in' .* Got 1.5"),
+    ({"beta_decay": 0.5}, "'beta_decay' .* Got 0.5"),
     ({"prior_warmup": -0.1}, "'prior_warmup' .* Got -0.1"),
     ({"n_refits": -1}, "'n_refits' .* Got -1"),
     ({"n_mc_samples": 0}, "'n_mc_samples' .* Got 0"),

@@ -7,6 +7,8 @@ import pytest
 import torch
 from small_mfcvae import make_module
 
+from skdeepcluster._engine.protocol import Batch
+from skdeepcluster._engine.randomness import seeded
 from skdeepcluster.mfcvae import module as mfcvae
 from skdeepcluster.mfcvae.mixture import MixturePrior
 from skdeepcluster.mfcvae.stages import (
@@ -51,6 +53,32 @@ def test_a_single_stage_trains_all_facets():
 
 def test_after_the_last_step_all_facets_are_there():
     assert faded_in(200, [100, 100], 2, 1.0) == [1.0, 1.0]
+
+
+def test_beta_falls_when_a_facet_is_faded_in(two_factors):
+    params = {"n_facets": 3, "latent_dims": 1, "fade_in": 0.5, "batch_size": 32}
+    module = make_module(two_factors[0], beta_decay=8.0, max_epochs=6, **params)
+    betas = []
+    for module.clock.step in range(14):  # four steps a stage, and some beyond
+        module.fade()
+        betas.append(module.beta)
+    assert betas == [64] * 4 + [64, 64, 8, 8] + [8, 8, 1, 1] + [1, 1]
+    module = make_module(two_factors[0], beta_decay=8.0, progressive=False, **params)
+    assert module.beta == 1
+
+
+def test_beta_divides_the_likelihood_alone(two_factors):
+    X = two_factors[0]
+    module, images = make_module(X), torch.as_tensor(X) / 255
+    module.alpha = [0.5, 1.0]
+    parts = []
+    for module.p.beta_decay in (4.0, 1.0):
+        with seeded(0):
+            parts.append(module.losses(Batch(torch.arange(64), [images])))
+    torch.testing.assert_close(
+        parts[0]["reconstruction"] * 4, parts[1]["reconstruction"]
+    )
+    assert all(parts[0][name] == parts[1][name] for name in ("facet0", "facet1"))
 
 
 @pytest.mark.parametrize("max_epochs", [2, 3, 7, 100])

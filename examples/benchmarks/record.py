@@ -49,7 +49,7 @@ def environment(device="cpu"):
 def part(args):
     """Arguments and environment of a call, as a part of a record of several calls."""
     hidden = ("json", "packs", "features", "merge")  # a record names no path
-    found = environment()
+    found = environment(resolve_device(getattr(args, "device", "cpu")))
     for name in PEERS:
         with contextlib.suppress(PackageNotFoundError):
             found["versions"][name] = version(name)
@@ -66,7 +66,7 @@ def stored(path):
     return json.loads(Path(path).read_text())
 
 
-def resume(args, script, names, keys, run):
+def resume(args, script, names, keys, run, **result):
     """Run what the record at ``args.json`` lacks, and write it after each run.
 
     Parameters
@@ -81,6 +81,8 @@ def resume(args, script, names, keys, run):
         The runs, by the values of ``names``.
     run : callable
         Maps such values to a dict of what was measured.
+    **result
+        What else the record has.
     """
     before = stored(args.json)
     parts, runs = [*before["parts"], part(args)], before["runs"]
@@ -94,6 +96,7 @@ def resume(args, script, names, keys, run):
         write(
             args.json,
             script=f"examples/benchmarks/{script}",
+            **result,
             parts=parts,
             runs=runs,
         )
@@ -145,7 +148,11 @@ def merge(paths):
     return {
         "script": script,
         **alike,
-        "parts": [{k: one[k] for k in keys if k in one} for one in records],
+        "parts": [
+            call
+            for one in records
+            for call in one.get("parts", [{k: one[k] for k in keys if k in one}])
+        ],
         "runs": [run for one in records for run in one["runs"]],
     }
 

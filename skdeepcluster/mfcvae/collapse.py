@@ -48,7 +48,8 @@ class FacetCollapseWarning(Callback):
                 f"Facet {facet} is collapsing: up to epoch {row['epoch']} nearly all "
                 f"images share one of its {n_clusters[facet]} clusters ({used:.2f} in "
                 "effect). Start from prior_init='warmup_gmm' with n_refits > 0 and a "
-                "longer prior_warmup, keep learn_weights=False, or lower sigma_x.",
+                "longer prior_warmup, keep learn_weights=False, or lower sigma_x or "
+                "beta_decay.",
                 ConvergenceWarning,
             )
 

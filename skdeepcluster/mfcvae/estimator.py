@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import field
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -13,10 +14,14 @@ from sklearn.utils._param_validation import Interval
 from torch import nn
 
 from .._engine.guard import guarded
+from .._engine.randomness import generators, make_seed, seeded
 from .._input.images import expand
 from .._input.layouts import check_enough, is_vector
+from .._input.paths import path_of
 from .._parameters import AtLeastTwo, Auto, Count, Positive, Share
+from .._progress import say
 from .._settings import Budget
+from ..callbacks import sklearn_callbacks
 from .facets import check_facet
 from .generation import FacetGenerator
 from .module import MFCVAEModule
@@ -24,6 +29,7 @@ from .paper import paper_settings
 
 PerFacet = Annotated[Sequence[int], "array-like", "sequence of n_facets ints"]
 Shares = Annotated[Sequence[float], "array-like", "sequence of n_facets floats"]
+AtLeastOne = Annotated[float, Interval(Real, 1, None, closed="left")]
 Ladder = Annotated[
     str, (str, nn.Module), '{"auto", "mlp", "conv"}, a pretrained network'
 ]
@@ -146,6 +152,14 @@ class MFCVAE(FacetGenerator):
         first. None makes them equal.
     fade_in
         Share of each stage in which the new facet is faded in.
+    beta_decay
+        Factor by which beta falls with each facet that is faded in, down to 1: with
+        three facets and 8 from 64 over 8. The log-likelihood is divided by beta, as in
+        a beta-VAE, so that a facet takes the factor that explains most pixels, and
+        leaves the others to those that come after it. If it is too high for small or
+        plain images, the deepest facet collapses. With 1 the evidence lower bound is
+        maximised from the start, as in the paper. ``"auto"`` is 8 with three facets or
+        more, else 1.
     prior_init
         First mixture of a facet: ``"warmup_gmm"`` fits it to what the encoder has
         learnt after a warm-up with a standard normal prior; ``"gmm"`` fits it to the
@@ -158,6 +172,12 @@ class MFCVAE(FacetGenerator):
         is kept only if it raises the evidence lower bound. With 0 there is none.
     init_variance
         First variance of the clusters with ``prior_init="gmm"`` or ``"random"``.
+    n_init
+        Number of trainings, each from a seed of its own. The one with the highest
+        evidence lower bound of X is kept. It takes that many times as long. The first
+        training is that of ``n_init=1``. With a ``checkpoint``, each has a folder of
+        its own in that one; with ``warm_start`` only the one that was kept goes on.
+        After an interrupt, the best of those so far is kept.
     primary_facet
         Facet of ``labels_``, ``predict`` and ``predict_proba``: 0 is the shallowest, -1
         the deepest.
@@ -177,6 +197,8 @@ class MFCVAE(FacetGenerator):
         ``kl_c`` (nats that its latents and its clusters cost) and
         ``effective_clusters`` (exponential of the entropy of its cluster sizes: near 1
         it collapsed; 0 before it has a mixture).
+    init_scores_ : list of float
+        With ``n_init`` above 1, the evidence lower bound of X after each training.
 
     See Also
     --------
@@ -188,6 +210,10 @@ class MFCVAE(FacetGenerator):
     Fabian Falck, Haoting Zhang, Matthew Willetts, George Nicholson, Christopher Yau and
     Chris Holmes, *Multi-Facet Clustering Variational Autoencoders*, NeurIPS 2021, arXiv
     2106.05241.
+
+    Irina Higgins, Loic Matthey, Arka Pal, Christopher Burgess, Xavier Glorot, Matthew
+    Botvinick, Shakir Mohamed and Alexander Lerchner, *beta-VAE: Learning basic visual
+    concepts with a constrained variational framework*, ICLR 2017.
 
     Examples
     --------
@@ -226,10 +252,12 @@ class MFCVAE(FacetGenerator):
     progressive: bool = True
     stage_shares: Shares | None = None
     fade_in: Share = 0.25
+    beta_decay: AtLeastOne | Auto = "auto"
     prior_init: Literal["warmup_gmm", "gmm", "random"] = "warmup_gmm"
     prior_warmup: Share = 0.4
     n_refits: Annotated[int, Interval(Integral, 0, None, closed="left")] = 5
     init_variance: Positive = 0.01
+    n_init: Count = 1
     primary_facet: Annotated[int, Integral, "int"] = -1
     batch_size: AtLeastTwo = 128
     lr: Positive = 1e-3
@@ -252,6 +280,8 @@ class MFCVAE(FacetGenerator):
         if isinstance(self.hidden_dims, str):
             channels = [min(16 * 2**j, 64) for j in range(n)]
             self.hidden_dims = channels if self.backbone == "conv" else 400
+        if self.beta_decay == "auto":
+            self.beta_decay = 8.0 if n > 2 else 1.0
         n_clusters = per_facet("n_clusters", self.n_clusters, n)
         check_enough(data.n_samples, max(n_clusters))
         self.n_clusters = n_clusters
@@ -289,6 +319,52 @@ class MFCVAE(FacetGenerator):
                 "backbone='mlp', or pass image_shape=(C, H, W) if the rows are images."
             )
         return self.backbone
+
+    # -- several trainings -------------------------------------------------------------
+
+    def _fit_images(self, images, data, asked, X, y):
+        """Train once, or ``n_init`` times and keep what explains the images best."""
+        vars(self).pop("init_scores_", None)  # of an earlier fit
+        goes_on = self.warm_start and "_training" in vars(self)
+        if self.n_init == 1 or goes_on:
+            return super()._fit_images(images, data, asked, X, y)
+        first = generators().seed
+        others = np.random.RandomState(first)
+        best, scores = {}, []
+        with sklearn_callbacks(self, self.n_init, X, y, self._state):
+            before = dict(vars(self))
+            for number in range(self.n_init):
+                self._become(before)
+                if self.checkpoint:
+                    folder = Path(path_of(self.checkpoint)) / f"init_{number}"
+                    self.checkpoint = folder
+                if self.verbose:
+                    say(f"MFCVAE, training {number + 1}/{self.n_init}:")
+                asked.obeyed = False  # what is under way may be interrupted again
+                try:
+                    with seeded(make_seed(others) if number else first):
+                        super()._fit_images(images, data, asked, X, y)
+                except (KeyboardInterrupt, SystemExit):
+                    if best and asked.noted is not None:
+                        break  # one that learnt nothing yet
+                    raise
+                scores.append(self._bound(images))
+                if scores[-1] == max(scores):
+                    best = dict(vars(self))
+                if asked.noted is not None:
+                    break
+            self._become({**best, "checkpoint": before["checkpoint"]})
+            self.init_scores_ = scores
+
+    def _become(self, state):
+        """Take parameters and attributes of another moment."""
+        vars(self).clear()
+        vars(self).update(state)
+
+    def _bound(self, images):
+        """Mean evidence lower bound of images that were read."""
+        bound = self.net_.evaluate(images, self.net_.module_.evidence)
+        return bound.double().mean().item()
 
     # -- how well images are explained -------------------------------------------------
 

@@ -107,7 +107,8 @@ class MFCVAEModule(ClusterModule):
         z = mean + (0.5 * log_var).exp() * noise
         copies = x.repeat(n_samples, 1, 1, 1)
         log_p = self.log_likelihood(copies, z.flatten(0, 1))
-        parts = {"reconstruction": -log_p.mean()}
+        # not the facets times beta: Adam's steps would stay small long after it fell
+        parts = {"reconstruction": -log_p.mean() / self.beta}
         for j, facet in enumerate(self.by_facet(z, mean, log_var)):
             parts[f"facet{j}"] = mean.new_zeros(())
             if self.alpha[j] > 0:
@@ -131,6 +132,15 @@ class MFCVAEModule(ClusterModule):
         clock, p = self.clock, self.p
         steps = [epochs * clock.steps_per_epoch for epochs in self.stages]
         self.alpha = faded_in(clock.step, steps, p.n_facets, p.fade_in)
+
+    @property
+    def beta(self):
+        """What the likelihood is divided by: 1 when all facets take full part.
+
+        It falls once the new facet is faded in: before, the older ones would take what
+        is left to that.
+        """
+        return self.p.beta_decay ** sum(alpha < 1 for alpha in self.alpha)
 
     # -- all images --------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ ALWAYS = {
     "n_facets": 2,
     "augment": "none",
     "elbo_estimator": "mc",
+    "beta_decay": 1.0,
     "prior_init": "gmm",
     "n_refits": 0,
     "init_variance": 0.01,
