@@ -47,8 +47,8 @@ def steps():
         ),
         (
             "Some kinds far more\nfrequent than others?",
-            "StatDEC",
-            "digits at 50 : 1, balanced ACC: " + versus(tail, "StatDEC"),
+            "DigPro or StatDEC",
+            "digits at 50 : 1, balanced ACC:\n" + versus(tail, "DigPro", "StatDEC"),
         ),
         (
             "More than one way\nto sort them?",

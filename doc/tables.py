@@ -52,6 +52,38 @@ def long_tail(record):
     return rows
 
 
+def linkages(record):
+    """Rows of scores without labels: what they chose among clusterings is worth."""
+    runs = record["runs"]
+    methods = list(runs[0]["found"])
+    scores = ["silhouette", "association", "links within", "modularity", "stability"]
+    graph = [method for method in methods if method != "k-means"]
+
+    def chosen(score, among=methods):
+        return [max(among, key=lambda m, r=run: r["found"][m][score]) for run in runs]
+
+    choices = {score: chosen(score) for score in scores}
+    choices["stability, of the linkages"] = chosen("stability", graph)
+    choices |= {f"always {method}": [method] * len(runs) for method in methods}
+    choices["best by NMI"] = chosen("nmi")
+    header = ["chosen by", "best of the three, of so many"]
+    rows = [[*header, "NMI, balanced", "ACC, balanced", "NMI, tails", "ACC, tails"]]
+    best = choices["best by NMI"]
+    for name, choice in choices.items():
+        right = sum(a == b for a, b in zip(choice, best, strict=True))
+        row = [name, f"{right} / {len(runs)}"]
+        for tail in (False, True):
+            found = [
+                run["found"][method]
+                for run, method in zip(runs, choice, strict=True)
+                if (run["ratio"] > 1) == tail
+            ]
+            for key in ("nmi", "acc"):
+                row.append(f"{statistics.fmean(one[key] for one in found):.3f}")
+        rows.append(row)
+    return rows
+
+
 def features(record):
     """Rows of the comparison on features that are given, as of ``long_tail``."""
     header = ["features", "n", "ratio", "method", "seeds", "clusters"]
@@ -488,6 +520,7 @@ TABLES = {
     "crowd": crowd,
     "real_images": real_images,
     "long_tail": long_tail,
+    "linkages": linkages,
     "features": features,
     "outliers": outliers,
     "facets": facets,

@@ -23,7 +23,6 @@ from skdeepcluster.communities import (
 from skdeepcluster.kmeans import nearest_centers, spherical_kmeans
 from skdeepcluster.neighbors import links_between
 
-
 ENOUGH = torch.full((7,), 9)  # rows, to be a cluster
 
 

@@ -212,8 +212,8 @@ def test_encode_and_logits():
     z = module.encode(x)
     assert z.shape == (B, D)
     torch.testing.assert_close(z.norm(dim=1), torch.ones(B))
-    module.centers = unit(torch.randn(K, D))
-    torch.testing.assert_close(module.logits(x), z @ module.centers.T / TAU_G)
+    module.parts.centers = unit(torch.randn(K, D))  # of as many parts as clusters
+    torch.testing.assert_close(module.logits(x), z @ module.parts.centers.T / TAU_G)
 
 
 # -- a whole training ------------------------------------------------------------------

@@ -114,7 +114,7 @@ def test_rounds_without_a_first_stage():
 
 
 def test_kmeans_assignment():
-    model = make("real", max_epochs=4, assign="kmeans").fit(X)
+    model = make("real", max_epochs=4, init="kmeans", assign="kmeans").fit(X)
     np.testing.assert_array_equal(model.predict(X), model.labels_)
     # a fixed point: the centres are the directions of their clusters
     z = model.transform(X)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from skdeepcluster.mfcvae.ladders import conv_ladder, mlp_ladder
+from skdeepcluster.mfcvae.ladders import ELU, conv_ladder, mlp_ladder
 
 
 def shapes_within(network, *inputs):
@@ -24,6 +24,23 @@ def shapes_within(network, *inputs):
 
 def n_parameters(*networks):
     return sum(p.numel() for network in networks for p in network.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_elu_and_its_gradient_are_those_of_torch(dtype):
+    x = torch.cat(
+        [torch.linspace(-40, 5, 400), torch.tensor([0.0, -1e-4, 1e30, -1e30])]
+    )
+    ours, theirs = (x.to(dtype).clone().requires_grad_() for _ in range(2))
+    found, expected = ELU()(ours), nn.functional.elu(theirs)
+    assert found.dtype == dtype
+    tolerance = {"rtol": 1e-6, "atol": 2e-7} if dtype != torch.bfloat16 else {}
+    torch.testing.assert_close(found, expected, **tolerance)
+    weights = torch.linspace(0.5, 2, len(x)).to(dtype)
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, **tolerance)
+    assert ELU()(torch.tensor([torch.nan])).isnan().all()
 
 
 def test_ladder_of_mnist_has_the_weights_of_the_papers_code():

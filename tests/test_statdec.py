@@ -226,10 +226,12 @@ def test_scores_of_samples(fitted):
     score = model.score_samples(X)
     assert score.shape == (150,) and score.dtype == np.float32
     assert (score <= 0).all()
-    distance = cdist(model.transform(X), model.cluster_centers_, "sqeuclidean")
+    parts = model.net_.module_.parts
+    distance = cdist(model.transform(X), parts.centers.numpy(), "sqeuclidean")
     units = model.feature_dim * np.maximum(
         model.cluster_variance_, 0.05 * model.cluster_variance_.mean()
     )
+    units = units[parts.owners.numpy()]
     np.testing.assert_allclose(score, -(distance / units).min(1), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(model.score_samples(X[::-1])[::-1], score, rtol=1e-4)
     np.testing.assert_allclose(model.score_samples(X[:3]), score[:3], rtol=1e-4)

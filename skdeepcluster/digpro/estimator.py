@@ -21,8 +21,8 @@ class DigPro(DeepClusterer):
     instance term makes the views of one image agree, *dynamic grouping* makes the
     prediction of one view fall in the group of the other, and *prototype aggregation*
     pulls the mean features of a cluster together across views and pushes those of
-    different clusters apart. After every epoch spherical k-means over the averaged
-    network's features gives the pseudo-labels of the next one (E-step).
+    different clusters apart. After every epoch the averaged network's features are
+    clustered, which gives the pseudo-labels of the next one (E-step).
 
     The equations are those of the authors' released code; the body of the paper could
     not be read. By default the instance term is contrastive (InfoNCE) and the settings

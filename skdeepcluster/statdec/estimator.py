@@ -132,7 +132,7 @@ class StatDEC(DeepClusterer):
 
     See Also
     --------
-    DigPro : For data whose classes are about equally large.
+    DigPro : Of images at least as good in most of what was measured.
 
     References
     ----------
