@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -240,14 +239,30 @@ def agreement(runs: list[tuple]) -> np.ndarray:
     -------
     agreement : ndarray of shape (n_runs,), float64
         At most 1; 0 of a single run.
-    """
-    from sklearn.metrics import adjusted_rand_score  # imports half of scikit-learn
 
-    labels = [run[-1].cpu().numpy() for run in runs]
-    total = np.zeros(len(runs))
-    for i, j in combinations(range(len(runs)), 2):
-        total[[i, j]] += adjusted_rand_score(labels[i], labels[j])
-    return total / max(1, len(runs) - 1)
+    References
+    ----------
+    Hubert and Arabie, *Comparing Partitions*, 1985.
+    """
+    from scipy.sparse import coo_array
+
+    labels = np.stack([run[-1].cpu().numpy() for run in runs])
+    (n_runs, n), k = labels.shape, labels.max() + 1
+    columns = (labels + k * np.arange(n_runs)[:, None]).ravel()
+    rows = np.tile(np.arange(n), n_runs)
+    members = coo_array((np.ones(n_runs * n), (rows, columns))).tocsr()
+    # the table of each two runs at once: scikit-learn's index takes them one by one
+    common = (members.T @ members).tocoo()
+    block = common.row // k * n_runs + common.col // k
+    squares = np.bincount(block, common.data**2, n_runs**2).reshape(n_runs, n_runs)
+    pairs = (squares - n) / 2  # of rows that two runs keep together
+    own = pairs.diagonal()
+    chance = np.multiply.outer(own, own) / (n * (n - 1) / 2)
+    most = np.add.outer(own, own) / 2
+    alike = most == chance  # all in one cluster, or each in its own
+    index = np.where(alike, 1.0, (pairs - chance) / np.where(alike, 1.0, most - chance))
+    np.fill_diagonal(index, 0.0)
+    return index.sum(1) / max(1, n_runs - 1)
 
 
 def merge(links: Tensor, sizes: Tensor, n_clusters: int, linkage: str) -> Tensor:
@@ -276,7 +291,8 @@ def merge(links: Tensor, sizes: Tensor, n_clusters: int, linkage: str) -> Tensor
     ----------
     Newman, *Fast algorithm for detecting community structure in networks*, 2004.
     """
-    shares, sizes = (links / links.sum()).cpu().numpy(), sizes.cpu().numpy()
+    shares = (links / links.sum()).cpu().numpy()
+    rows_of_parts = sizes.cpu().numpy()
     degrees = shares.sum(1)
 
     def linked(part=slice(None)):
@@ -288,7 +304,7 @@ def merge(links: Tensor, sizes: Tensor, n_clusters: int, linkage: str) -> Tensor
     table, owners = linked(), np.arange(len(shares))
     np.fill_diagonal(table, -np.inf)
     for _ in range(len(shares) - n_clusters):
-        rows = np.bincount(owners, sizes, len(shares))
+        rows = np.bincount(owners, rows_of_parts, len(shares))
         small = owners[rows[owners] < LEAST]
         if len(small) > 0:
             one = small[rows[small].argmin()]

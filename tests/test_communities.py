@@ -109,6 +109,20 @@ def test_agreement_is_the_mean_rand_index_with_the_others():
     expected = [(1 + other) / 2, (1 + other) / 2, other]
     np.testing.assert_allclose(agreement(runs), expected)
     assert agreement(runs[:1]).tolist() == [0.0]
+    one = torch.zeros(4, dtype=torch.int64)
+    assert agreement([(one,), (one,)]).tolist() == [1.0, 1.0]
+
+
+def test_agreement_of_many_runs_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 6, (5, 300)) * (rng.random((5, 1)) < 0.7)
+    labels[1] = np.where(rng.random(300) < 0.8, labels[0], labels[1])
+    expected = [
+        np.mean([adjusted_rand_score(a, b) for j, b in enumerate(labels) if j != i])
+        for i, a in enumerate(labels)
+    ]
+    found = agreement([(torch.from_numpy(row),) for row in labels])
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(

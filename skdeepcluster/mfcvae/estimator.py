@@ -330,7 +330,8 @@ class MFCVAE(FacetGenerator):
             return super()._fit_images(images, data, asked, X, y)
         first = generators().seed
         others = np.random.RandomState(first)
-        best, scores = {}, []
+        best: dict = {}
+        scores: list[float] = []
         with sklearn_callbacks(self, self.n_init, X, y, self._state):
             before = dict(vars(self))
             for number in range(self.n_init):
