@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from ._engine.protocol import Stateful
 from ._engine.randomness import generator
 from ._input.layouts import is_vector
 from .distances import TINY
@@ -50,7 +51,7 @@ class Communities(NamedTuple):
     linkage: str
 
 
-class Parts(nn.Module):
+class Parts(Stateful):
     """What assigns rows to clusters of several parts.
 
     Parameters
@@ -62,15 +63,24 @@ class Parts(nn.Module):
         Width of the rows.
     """
 
+    saved = ["decided", "unequal"]
+
     def __init__(self, n_clusters: int, n_parts: int, dim: int):
         super().__init__()
         self.n_clusters = n_clusters
+        self.decided = self.unequal = False
         self.register_buffer("centers", torch.zeros(n_parts, dim))
         self.register_buffer("owners", torch.arange(n_parts) % n_clusters)
 
-    def take(self, found: Communities) -> None:
-        """Keep the parts of these clusters."""
+    @property
+    def linkage(self) -> str | None:
+        """What parts are merged by; None until that is decided."""
+        return LINKAGES[self.unequal] if self.decided else None
+
+    def take(self, found: Communities, decided: bool = True) -> None:
+        """Keep the parts of these clusters, and if that is decided their linkage."""
         self.centers, self.owners = found.parts, found.owners
+        self.decided, self.unequal = decided, found.linkage == LINKAGES[1]
 
     def similarity(self, features: Tensor) -> Tensor:
         """Cosine of unit rows (b, d) to the nearest part of each cluster, (b, K)."""

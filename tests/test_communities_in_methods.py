@@ -67,7 +67,7 @@ def test_digpro_decides_once_after_the_warmup(linkage, monkeypatch):
     model, asked = fitted("DigPro", linkage, monkeypatch, max_epochs=6, warmup=0.5)
     # before the first epoch and after each: 3 in the warm-up, then 4 and the last one
     assert asked == [LINKAGES[0]] * 3 + [None] + [linkage] * 4
-    assert model.net_.module_.linkage == linkage
+    assert model.net_.module_.parts.linkage == linkage
 
 
 @pytest.mark.parametrize("linkage", LINKAGES)

@@ -38,7 +38,7 @@ class DigProModule(ClusterModule):
     """
 
     p: DigPro
-    saved = ["refreshed", "linkage"]
+    saved = ["refreshed"]
     training_only = ["online", "predictor", "groups", "bank", "labels"]
 
     def __init__(self, p, data):
@@ -63,7 +63,7 @@ class DigProModule(ClusterModule):
         self.register_buffer("centers", torch.zeros(p.n_clusters, p.feature_dim))
         n_parts = count_parts(data.n_samples, p.n_clusters, p.e_step)
         self.parts = Parts(p.n_clusters, n_parts, p.feature_dim)
-        self.refreshed, self.linkage = False, None
+        self.refreshed = False
 
     # -- M-step: one batch -------------------------------------------------------------
 
@@ -159,8 +159,15 @@ class DigProModule(ClusterModule):
         """Labels and prototypes by communities or k-means; the groups may follow."""
         k = self.p.n_clusters
         if self.p.e_step == "graph":
-            found = self.communities(features, n_init)
-            self.parts.take(found)
+            # decided once, when the warm-up ends: features that were trained towards
+            # clusters agree with themselves
+            warm = not self.clock.passed(self.p.warmup)
+            linkage = LINKAGES[0] if warm else self.parts.linkage
+            last = self.parts if self.refreshed and linkage else None
+            found = neighbor_communities(
+                features, k, linkage=linkage, last=last, n_init=n_init
+            )
+            self.parts.take(found, decided=not warm)
             self.centers, self.labels = found.centers, found.labels
         else:
             last = self.centers if self.refreshed else None
@@ -171,22 +178,6 @@ class DigProModule(ClusterModule):
         self.refreshed = True
         if self.p.group_reset == "epoch":
             self.groups = self.centers.clone()
-
-    def communities(self, features, n_init):
-        """Clusters by the graph; what merges them is decided after the warm-up."""
-        k, warm = self.p.n_clusters, not self.clock.passed(self.p.warmup)
-        if self.linkage is None and not warm:
-            # once: features that were trained towards clusters agree with themselves
-            found = neighbor_communities(features, k)
-            self.linkage = found.linkage
-            return found
-        return neighbor_communities(
-            features,
-            k,
-            linkage=self.linkage or LINKAGES[0],
-            last=self.parts if self.refreshed else None,
-            n_init=n_init,
-        )
 
     # -- training ----------------------------------------------------------------------
 

@@ -64,7 +64,7 @@ class StatDECModule(ClusterModule):
     """
 
     p: StatDEC
-    saved = ["reseeds", "in_parts", "linkage"]
+    saved = ["reseeds", "in_parts"]
     training_only = ["online", "labels", "neighbors"]
 
     def __init__(self, p, data):
@@ -79,7 +79,6 @@ class StatDECModule(ClusterModule):
         k, d, n = p.n_clusters, p.feature_dim, data.n_samples
         self.centers = nn.Parameter(torch.zeros(k, d))
         self.parts = Parts(k, count_parts(n, k, p.init), d)
-        self.linkage = None
         self.in_parts = False  # a centre a cluster until the last clusters are found
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("cardinality", torch.full((k,), n / k))
@@ -134,7 +133,7 @@ class StatDECModule(ClusterModule):
         """Power of the cluster sizes in the target: none of very different ones."""
         if self.p.cardinality_power != "auto":
             return self.p.cardinality_power
-        return 0.0 if self.linkage == "normalized" else 1.0
+        return 0.0 if self.parts.linkage == "normalized" else 1.0
 
     def ramp(self):
         """Share of the weight of the clustering loss that this step has."""
@@ -228,7 +227,8 @@ class StatDECModule(ClusterModule):
         k = self.p.n_clusters
         if self.p.init == "graph":
             found = neighbor_communities(features, k, n_init=self.p.n_init)
-            centers, self.linkage = found.centers, found.linkage
+            self.parts.take(found)
+            centers = found.centers
         elif self.p.init == "random":
             order = torch.randperm(len(features), generator=generator())
             centers = features[order[:k].to(features.device)]
@@ -274,7 +274,7 @@ class StatDECModule(ClusterModule):
         self.centers.requires_grad_(False)  # an attribute of the estimator from now on
         if p.recluster and p.init == "graph":
             found = neighbor_communities(
-                features, p.n_clusters, linkage=self.linkage, n_init=p.n_init
+                features, p.n_clusters, linkage=self.parts.linkage, n_init=p.n_init
             )
             self.parts.take(found)
             self.centers.copy_(found.centers)

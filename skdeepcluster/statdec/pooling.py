@@ -111,7 +111,8 @@ class GridStatistics(nn.Module):
             # cells of one size: each is a set of its own in one batch
             cells = x.unflatten(2, (self.grid, -1)).unflatten(4, (self.grid, -1))
             cells = cells.permute(3, 5, 0, 2, 4, 1).flatten(2, 4).flatten(0, 1)
-            return self.pool(cells.permute(1, 2, 0)).view(len(x), -1)
+            pooled = self.pool(cells.permute(1, 2, 0))
+            return pooled.view(len(x), self.columns(x.shape[1]))
         cells = [
             self.pool(x[:, :, rows, columns])
             for rows in self._cells(x.shape[2])
