@@ -18,13 +18,14 @@ from .neighbors import links_between, nearest_neighbors
 
 PARTS = 10  # of each cluster that is asked for, on average
 SMALLEST = 10  # rows of a part, on average
-LEAST = 5  # rows of a cluster: fewer ones, far from all others, are no class
+LEAST = 5  # rows of the graph in a cluster: fewer are outliers, not a class
 N_NEIGHBORS = 15
-MAX_ROWS = 5_000  # in the graph: bounds the time, which grows with the square
+MAX_ROWS = 5_000  # in the graph, or 20 a cluster: the time grows with the square
 SHARE = 0.7  # of the rows of the graph: those that a run finds its parts in
 LINKAGES = ("modularity", "normalized")  # the first one unless another is better ...
 AHEAD = 0.05  # ... by so much agreement ...
 DECIDING_RUNS = 20  # ... of so many runs at least
+BELOW_COSINES = -2.0
 
 
 class Communities(NamedTuple):
@@ -94,15 +95,17 @@ def nearest_of_each(similarity: Tensor, owners: Tensor, n_clusters: int) -> Tens
     Parameters
     ----------
     similarity : tensor of shape (b, n_parts)
+        Cosines.
     owners : int64 tensor of shape (n_parts,)
-        Cluster of each part; each cluster has one at least.
+        Cluster of each part.
     n_clusters : int
 
     Returns
     -------
     nearest : tensor of shape (b, n_clusters)
+        -2 of a cluster without parts, which is nearest to nothing.
     """
-    nearest = similarity.new_zeros(len(similarity), n_clusters)
+    nearest = similarity.new_full((len(similarity), n_clusters), BELOW_COSINES)
     owners = owners.expand_as(similarity)
     return nearest.scatter_reduce(1, owners, similarity, "amax", include_self=False)
 
@@ -140,8 +143,13 @@ def count_parts(n_samples: int, n_clusters: int, init: str = "graph") -> int:
         Ten a cluster, or fewer, of at least ten rows each on average. If that is less
         than two a cluster, each cluster is one part.
     """
-    n_parts = min(PARTS * n_clusters, min(n_samples, MAX_ROWS) // SMALLEST)
+    n_parts = min(PARTS * n_clusters, count_rows(n_samples, n_clusters) // SMALLEST)
     return n_parts if init == "graph" and n_parts >= 2 * n_clusters else n_clusters
+
+
+def count_rows(n_samples: int, n_clusters: int) -> int:
+    """Rows that are drawn for the graph: 5 000, 20 for each cluster, or all."""
+    return min(n_samples, max(MAX_ROWS, 2 * SMALLEST * n_clusters))
 
 
 def neighbor_communities(
@@ -182,17 +190,31 @@ def neighbor_communities(
     -------
     found : Communities
 
+    Raises
+    ------
+    ValueError
+        If ``n_clusters``, ``n_init`` or ``linkage`` cannot be used.
+
     Notes
     -----
-    Of more than 5 000 rows, as many are drawn for k-means and graph. Of less than
-    twenty rows a cluster, k-means alone makes the clusters, of one part each.
+    Of more than 5 000 rows and twenty rows a cluster, as many are drawn for k-means and
+    graph. Of less than twenty rows a cluster, k-means alone makes the clusters, of one
+    part each.
 
     References
     ----------
     Lange, Roth, Braun and Buhmann, *Stability-Based Validation of Clustering
     Solutions*, 2004.
     """
-    n = min(len(features), MAX_ROWS)
+    if not 1 <= n_clusters <= len(features):
+        raise ValueError(
+            f"n_clusters={n_clusters} should be from 1 to the {len(features)} rows."
+        )
+    if n_init < 1:
+        raise ValueError(f"n_init={n_init} should be 1 or more.")
+    if linkage not in (None, *LINKAGES):
+        raise ValueError(f"linkage={linkage!r} should be one of {LINKAGES}, or None.")
+    n = count_rows(len(features), n_clusters)
     n_parts = count_parts(n, n_clusters)
     if n_parts == n_clusters:
         init = None if last is None else last.centers
@@ -212,8 +234,12 @@ def neighbor_communities(
         nearest = nearest_centers(drawn, parts)
         links = links_between(nearest, neighbors, n_parts)
         sizes = nearest.bincount(minlength=n_parts)
+        # of equal rows there are fewer than parts: what is empty goes with the nearest
+        used = sizes.nonzero()[:, 0]
+        place = nearest_centers(parts, parts[used])
         for name, found in runs.items():
-            owners = merge(links, sizes, n_clusters, name).to(drawn.device)
+            owners = merge(links[used][:, used], sizes[used], n_clusters, name)
+            owners = owners.to(drawn.device)[place]
             found.append((parts, owners, owners[nearest]))
     if linkage is None:
         usual, other = (agreement(found).mean() for found in runs.values())
@@ -313,7 +339,7 @@ def merge(links: Tensor, sizes: Tensor, n_clusters: int, linkage: str) -> Tensor
 
     table, owners = linked(), np.arange(len(shares))
     np.fill_diagonal(table, -np.inf)
-    for _ in range(len(shares) - n_clusters):
+    for _ in range(len(shares) - n_clusters):  # of fewer parts none
         rows = np.bincount(owners, rows_of_parts, len(shares))
         small = owners[rows[owners] < LEAST]
         if len(small) > 0:

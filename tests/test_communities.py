@@ -127,7 +127,14 @@ def test_agreement_of_many_runs_is_scikit_learns():
 
 @pytest.mark.parametrize(
     ("n_samples", "n_clusters", "expected"),
-    [(10_000, 10, 100), (10**6, 100, 500), (300, 10, 30), (190, 10, 10), (3, 1, 1)],
+    [
+        (10_000, 10, 100),
+        (10**6, 100, 500),
+        (10**6, 1000, 2000),
+        (300, 10, 30),
+        (190, 10, 10),
+        (3, 1, 1),
+    ],
 )
 def test_number_of_parts(n_samples, n_clusters, expected):
     assert count_parts(n_samples, n_clusters) == expected
@@ -139,6 +146,9 @@ def test_the_nearest_part_of_each_cluster():
     owners = torch.tensor([1, 0, 1, 0])
     expected = torch.tensor([[0.3, 0.7], [-0.2, -0.3]])
     assert torch.equal(nearest_of_each(similarity, owners, 2), expected)
+    none = torch.full((2, 1), -2.0)  # a cluster without parts is nearest to nothing
+    expected = torch.cat([expected, none], dim=1)
+    assert torch.equal(nearest_of_each(similarity, owners, 3), expected)
 
 
 def test_links_count_both_directions():
@@ -222,6 +232,55 @@ def test_earlier_clusters_are_one_run_of_the_others(favourite, monkeypatch):
     assert torch.equal(seen[-1][2], last.similarity(rows).argmax(1))
     assert torch.equal(found.parts, last.centers) == (favourite == -1)
     assert torch.equal(found.labels, seen[favourite][2])
+
+
+@pytest.mark.parametrize("linkage", LINKAGES)
+@pytest.mark.parametrize(("n_kinds", "n_clusters"), [(10, 10), (2, 2), (2, 4)])
+def test_copies_of_a_few_rows(n_kinds, n_clusters, linkage):
+    # fewer rows than parts: those that are empty lie where others are
+    kinds = F.normalize(torch.randn(n_kinds, 6), dim=1)
+    y = torch.arange(n_kinds).repeat(60)
+    parts = Parts(n_clusters, count_parts(len(y), n_clusters), 6)
+    with seeded(0):
+        found = neighbor_communities(kinds[y], n_clusters, linkage=linkage, n_init=3)
+    parts.take(found)
+    assert adjusted_rand_score(y, found.labels) == 1.0
+    assert torch.equal(parts.similarity(kinds[y]).argmax(1), found.labels)
+
+
+@pytest.mark.parametrize(("ahead", "expected"), [(0.04, 0), (0.06, 1)])
+def test_the_second_linkage_has_to_be_ahead(ahead, expected, monkeypatch):
+    rows, _ = digits()
+    judged, drawn = [], []
+
+    def judge(runs):
+        judged.append(len(runs))
+        return np.full(len(runs), 0.5 + ahead * (len(judged) == 2))
+
+    def kmeans(rows, *args, **options):
+        drawn.append(len(rows))
+        return spherical_kmeans(rows, *args, **options)
+
+    monkeypatch.setattr(communities, "agreement", judge)
+    monkeypatch.setattr(communities, "spherical_kmeans", kmeans)
+    found = neighbor_communities(rows[:400], 10, n_init=2)
+    assert found.linkage == LINKAGES[expected]
+    assert judged == [20, 20, 20] and drawn == [280] * 20
+
+
+@pytest.mark.parametrize(
+    ("n_clusters", "options", "match"),
+    [
+        (0, {}, "n_clusters=0 should be from 1 to the 50 rows"),
+        (51, {}, "n_clusters=51"),
+        (2, {"n_init": 0}, "n_init=0 should be 1 or more"),
+        (2, {"linkage": "normalised"}, "linkage='normalised' should be one of"),
+    ],
+)
+def test_what_cannot_be_used(n_clusters, options, match):
+    rows = F.normalize(torch.randn(50, 3), dim=1)
+    with pytest.raises(ValueError, match=match):
+        neighbor_communities(rows, n_clusters, **options)
 
 
 def test_the_same_generator_gives_the_same_communities():

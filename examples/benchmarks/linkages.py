@@ -46,14 +46,13 @@ def clusterings(features, n_clusters, method):
     """Labels by a method, and how far its runs on random rows agree."""
     runs = []
     for _ in range(RUNS):
-        drawn = some_of(features, round(SHARE * len(features)))
         if method == "k-means":
+            drawn = some_of(features, round(SHARE * len(features)))
             centers, _ = spherical_kmeans(drawn, n_clusters)
             runs.append((nearest_centers(features, centers),))
-        else:
-            found = neighbor_communities(drawn, n_clusters, linkage=method, n_init=1)
-            nearest = nearest_centers(features, found.parts)
-            runs.append((found.owners[nearest],))
+        else:  # which draws as many rows itself
+            found = neighbor_communities(features, n_clusters, linkage=method, n_init=1)
+            runs.append((found.labels,))
     agreed = agreement(runs)
     return runs[agreed.argmax()][0], agreed.mean()
 

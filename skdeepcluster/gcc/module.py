@@ -109,8 +109,8 @@ class GCCModule(ClusterModule):
     def head(self, z):
         """Logits (b, n_clusters) of unit features."""
         prototypes = F.normalize(self.prototypes, dim=1)
-        logits = z @ prototypes.T / self.p.head_temperature
-        return nearest_of_each(logits, self.owners, self.p.n_clusters)
+        cosines = nearest_of_each(z @ prototypes.T, self.owners, self.p.n_clusters)
+        return cosines / self.p.head_temperature
 
     def logits(self, x):
         """Logits of images in [0, 1], (b, n_clusters)."""
@@ -195,7 +195,7 @@ class GCCModule(ClusterModule):
 
     @torch.no_grad()
     def end_pretraining(self, z):
-        """End stage I: the head becomes a spherical k-means of the features."""
+        """End stage I: the head becomes a clustering of the features."""
         k, n_init = self.p.n_clusters, self.p.n_init
         if self.p.init == "graph":
             found = neighbor_communities(z, k, n_init=n_init)

@@ -269,7 +269,7 @@ class StatDECModule(ClusterModule):
 
     @torch.no_grad()
     def finish(self, embed):
-        """Centres anew, by competition of two clusterings; final statistics."""
+        """Clusters anew, in the final embedding, and their statistics."""
         features, p = embed(), self.p
         self.centers.requires_grad_(False)  # an attribute of the estimator from now on
         if p.recluster and p.init == "graph":

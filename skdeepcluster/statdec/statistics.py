@@ -84,8 +84,9 @@ def outlier_score(embedding: Tensor, centers: Tensor, variance: Tensor) -> Tenso
     ----------
     embedding : tensor of shape (n, p)
     centers : tensor of shape (K, p)
+        Of clusters, or of their parts.
     variance : tensor of shape (K,)
-        Of each cluster, per dimension; positive.
+        Of the cluster of each, per dimension; positive.
 
     Returns
     -------
