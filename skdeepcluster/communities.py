@@ -55,6 +55,13 @@ class Communities(NamedTuple):
 class Parts(Stateful):
     """What assigns rows to clusters of several parts.
 
+    Attributes
+    ----------
+    taken : bool
+        Whether there are clusters yet.
+    linkage : str or None
+        What parts are merged by; None until that is decided.
+
     Parameters
     ----------
     n_clusters : int
@@ -64,24 +71,26 @@ class Parts(Stateful):
         Width of the rows.
     """
 
-    saved = ["decided", "unequal"]
+    saved = ["taken", "decided", "unequal"]
 
     def __init__(self, n_clusters: int, n_parts: int, dim: int):
         super().__init__()
         self.n_clusters = n_clusters
-        self.decided = self.unequal = False
+        self.taken = self.decided = self.unequal = False
         self.register_buffer("centers", torch.zeros(n_parts, dim))
         self.register_buffer("owners", torch.arange(n_parts) % n_clusters)
 
     @property
     def linkage(self) -> str | None:
-        """What parts are merged by; None until that is decided."""
         return LINKAGES[self.unequal] if self.decided else None
 
-    def take(self, found: Communities, decided: bool = True) -> None:
-        """Keep the parts of these clusters, and if that is decided their linkage."""
-        self.centers, self.owners = found.parts, found.owners
-        self.decided, self.unequal = decided, found.linkage == LINKAGES[1]
+    def decide(self, found: Communities) -> None:
+        """From now on, parts are merged by what these were merged by."""
+        self.decided, self.unequal = True, found.linkage == LINKAGES[1]
+
+    def take(self, found: Communities) -> None:
+        """Assign rows to these clusters."""
+        self.centers, self.owners, self.taken = found.parts, found.owners, True
 
     def similarity(self, features: Tensor) -> Tensor:
         """Cosine of unit rows (b, d) to the nearest part of each cluster, (b, K)."""

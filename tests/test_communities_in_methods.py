@@ -79,11 +79,27 @@ def test_scl_expects_the_sizes_that_it_found(linkage, monkeypatch):
         lambda p, shares: seen.append(shares.clone()) or p.sum() * 0,
     )
     model, asked = fitted("SCL", linkage, monkeypatch)
-    assert asked == [None] and len(seen) > 0
+    assert asked == [None, linkage] and len(seen) > 0
     equal = torch.full((K,), 1 / K)
     assert all(torch.equal(shares, seen[0]) for shares in seen)
     assert seen[0].sum().item() == pytest.approx(1)
     assert torch.allclose(seen[0], equal) == (linkage == "modularity")
+
+
+@pytest.mark.parametrize("recluster", [True, False])
+def test_scl_ends_in_parts(recluster, monkeypatch):
+    model, asked = fitted("SCL", "normalized", monkeypatch, recluster=recluster)
+    X, _ = squares()
+    module, z = model.net_.module_, torch.from_numpy(model.transform(X))
+    assert asked == [None] + ["normalized"] * recluster
+    assert module.parts.taken == recluster
+    found = module.parts if recluster else module
+    owners = module.parts.owners if recluster else torch.arange(K)
+    assert len(found.centers) == (count_parts(N, K) if recluster else K)
+    cosine = z @ found.centers.T
+    nearest = torch.stack([cosine[:, owners == k].amax(1) for k in range(K)], dim=1)
+    expected = (nearest / module.p.similarity_temperature).log_softmax(1)
+    torch.testing.assert_close(module.log_similarity(z), expected)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +133,7 @@ def test_statdec_ends_in_parts(monkeypatch):
     X, _ = squares()
     module, z = model.net_.module_, torch.from_numpy(model.transform(X))
     parts, owners = module.parts.centers, module.parts.owners
-    assert module.in_parts and len(parts) == count_parts(N, K) == 12
+    assert module.parts.taken and len(parts) == count_parts(N, K) == 12
     nearest = torch.cdist(z, parts).square()
     distance = torch.stack([nearest[:, owners == k].amin(1) for k in range(K)], dim=1)
     q = 1 / (1 + distance / module.scale)

@@ -167,7 +167,9 @@ class DigProModule(ClusterModule):
             found = neighbor_communities(
                 features, k, linkage=linkage, last=last, n_init=n_init
             )
-            self.parts.take(found, decided=not warm)
+            self.parts.take(found)
+            if not warm:
+                self.parts.decide(found)
             self.centers, self.labels = found.centers, found.labels
         else:
             last = self.centers if self.refreshed else None

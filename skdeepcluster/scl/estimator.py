@@ -69,6 +69,11 @@ class SCL(DeepClusterer):
         very different sizes; ``"kmeans"`` is a spherical k-means. The head is fitted to
         these. ``"random"`` takes random ones. ``"auto"`` is ``"graph"`` for images and
         ``"kmeans"`` for vectors.
+    recluster
+        With ``init="graph"``, whether the last clusters are found anew in the final
+        embedding. Images are then compared with the nearest part of each cluster, and
+        the head is fitted to these clusters. If not, or with another ``init``, clusters
+        are those that training ends with.
     warmup
         Share of the training without clusters, in whole epochs: instance
         discrimination. ``"auto"`` is 0.6 for images and 0.3 for vectors.
@@ -131,6 +136,7 @@ class SCL(DeepClusterer):
     memory_momentum: Annotated[float, Interval(Real, 0, 1, closed="left")] = 0.5
     n_negatives: Count | Auto | None = "auto"
     init: Literal["graph", "kmeans", "random"] | Auto = "auto"
+    recluster: bool = True
     warmup: Share | Auto = "auto"
     assign: Literal["boundary", "similarity", "consensus"] = "consensus"
     n_init: Count = 5

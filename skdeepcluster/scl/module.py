@@ -12,7 +12,7 @@ from .._engine.protocol import ClusterModule
 from .._engine.randomness import generator
 from .._engine.schedules import WarmupCosine
 from ..backbones import make_encoder
-from ..communities import neighbor_communities
+from ..communities import Parts, count_parts, neighbor_communities
 from ..distances import feature_spread
 from ..heads import projection_head
 from ..kmeans import spherical_kmeans
@@ -61,6 +61,9 @@ class SCLModule(ClusterModule):
         # each slot is a cluster of its own until the warm-up ends
         self.register_buffer("labels", torch.arange(data.n_samples))
         self.register_buffer("centers", torch.zeros(p.n_clusters, p.feature_dim))
+        # in training a cluster has one centre, and parts when the last ones are found
+        n_parts = count_parts(data.n_samples, p.n_clusters, p.init)
+        self.parts = Parts(p.n_clusters, n_parts, p.feature_dim)
         self.register_buffer("sums", torch.zeros(p.n_clusters, p.feature_dim))
         self.register_buffer("sizes", torch.zeros(p.n_clusters))
         self.register_buffer("shares", torch.full((p.n_clusters,), 1 / p.n_clusters))
@@ -148,6 +151,9 @@ class SCLModule(ClusterModule):
         """Prediction by visual similarity, (b, n_clusters)."""
         p = self.p
         if p.similarity == "centroid":
+            if self.parts.taken:
+                cosine = self.parts.similarity(z)
+                return F.log_softmax(cosine / p.similarity_temperature, dim=1)
             return log_visual_similarity(z, self.centers, p.similarity_temperature)
         return log_member_similarity(
             z,
@@ -210,10 +216,18 @@ class SCLModule(ClusterModule):
     @torch.no_grad()
     def finish(self, embed):
         """Settle memory, labels and centres by the final networks, unaugmented."""
+        p = self.p
         if not self.clustered:
             self.begin_clusters(embed)
-        labels = embed(self.logits).argmax(1)
-        self.memory, self.labels = embed(), labels
+        self.memory = embed()
+        if p.recluster and p.init == "graph":
+            found = neighbor_communities(
+                self.memory, p.n_clusters, linkage=self.parts.linkage, n_init=p.n_init
+            )
+            self.parts.take(found)
+            self.labels = found.labels
+            self.fit_head(embed(self.features))
+        self.labels = embed(self.logits).argmax(1)
         self.gather()
 
     def gather(self):
@@ -224,24 +238,26 @@ class SCLModule(ClusterModule):
 
     def begin_clusters(self, embed):
         """End the warm-up: first labels, and a head that agrees with them."""
-        k = self.p.n_clusters
-        if self.p.init != "random":
+        p, k = self.p, self.p.n_clusters
+        if p.init == "random":
+            own = generator(self.labels.device)
+            self.labels.random_(k, generator=own)
+            directions = torch.empty_like(self.centers).normal_(generator=own)
+            self.centers = F.normalize(directions, dim=1)
+        else:
             self.memory = embed()
-            rows, options = self.memory, {"n_init": self.p.n_init}
-            if self.p.init == "graph":
-                found = neighbor_communities(rows, k, **options)
+            if p.init == "graph":
+                found = neighbor_communities(self.memory, k, n_init=p.n_init)
+                self.parts.decide(found)
                 self.labels = found.labels
                 if found.linkage == "normalized":  # of very different sizes
                     sizes = self.labels.bincount(minlength=k).clamp_min(1)
                     self.shares = sizes / sizes.sum()
             else:
-                self.centers, self.labels = spherical_kmeans(rows, k, **options)
+                self.centers, self.labels = spherical_kmeans(
+                    self.memory, k, n_init=p.n_init
+                )
             self.fit_head(embed(self.features))
-        else:
-            own = generator(self.labels.device)
-            self.labels.random_(k, generator=own)
-            directions = torch.empty_like(self.centers).normal_(generator=own)
-            self.centers = F.normalize(directions, dim=1)
         self.gather()
         self.clustered = True
 
@@ -265,18 +281,18 @@ class SCLModule(ClusterModule):
         empty = (self.sizes == 0).nonzero().flatten().tolist()
         if not empty:
             return
-        h = embed(self.features)
         log_q = embed(lambda x: self.logits(x, "consensus"))
         confidence = log_q.softmax(1).amax(1)
         n = len(confidence)
-        scale = self.head.weight.norm(dim=1).mean()
         for cluster in empty:
             pool = confidence.argsort()[: max(5, round(POOL * n))]
             near = (self.memory[pool] @ self.memory[pool[0]]).argsort(descending=True)
             chosen = pool[near[: max(5, round(REVIVED * n))]]
             self.labels[chosen] = cluster
             confidence[chosen] = 1.0  # the next empty cluster takes others
-            self.head.weight[cluster] = scale * F.normalize(h[chosen].mean(0), dim=0)
+        # all rows anew: a row along the mean features of a few images would be nearest
+        # to all, since what is pooled after a ReLU has a common direction
+        self.fit_head(embed(self.features))
         self.gather()
 
     # -- training ----------------------------------------------------------------------

@@ -64,7 +64,7 @@ class StatDECModule(ClusterModule):
     """
 
     p: StatDEC
-    saved = ["reseeds", "in_parts"]
+    saved = ["reseeds"]
     training_only = ["online", "labels", "neighbors"]
 
     def __init__(self, p, data):
@@ -78,8 +78,8 @@ class StatDECModule(ClusterModule):
         self.teacher = Average(self.online, partial(short_at_first, EMA_MOMENTUM))
         k, d, n = p.n_clusters, p.feature_dim, data.n_samples
         self.centers = nn.Parameter(torch.zeros(k, d))
+        # in training a cluster has one centre, and parts when the last ones are found
         self.parts = Parts(k, count_parts(n, k, p.init), d)
-        self.in_parts = False  # a centre a cluster until the last clusters are found
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("cardinality", torch.full((k,), n / k))
         self.register_buffer("mean", torch.zeros(k, d))
@@ -165,7 +165,7 @@ class StatDECModule(ClusterModule):
 
     def log_q(self, embedding):
         """Embeddings to logarithms of their soft assignments."""
-        if not self.in_parts:
+        if not self.parts.taken:
             return log_student_t(embedding, self.centers, self.scale)
         return log_assignments(self.part_distances(embedding), self.scale)
 
@@ -183,7 +183,7 @@ class StatDECModule(ClusterModule):
         variance = self.variance.clamp_min(floor)
         numbers = torch.arange(len(variance), device=variance.device)
         centers, owners = self.centers, numbers
-        if self.in_parts:
+        if self.parts.taken:
             centers, owners = self.parts.centers, self.parts.owners
         used = torch.isin(owners, numbers[clusters])
         return outlier_score(embedding, centers[used], variance[owners[used]])
@@ -227,7 +227,7 @@ class StatDECModule(ClusterModule):
         k = self.p.n_clusters
         if self.p.init == "graph":
             found = neighbor_communities(features, k, n_init=self.p.n_init)
-            self.parts.take(found)
+            self.parts.decide(found)
             centers = found.centers
         elif self.p.init == "random":
             order = torch.randperm(len(features), generator=generator())
@@ -278,7 +278,6 @@ class StatDECModule(ClusterModule):
             )
             self.parts.take(found)
             self.centers.copy_(found.centers)
-            self.in_parts = True
             self.set_scale(self.part_distances(features))
         elif p.recluster:
             centers = final_centers(
