@@ -12,6 +12,7 @@ sys.path.insert(0, str(BENCHMARKS))
 from fill_readme import mean_and_spread  # noqa: E402
 
 SMALLEST = 3  # as long_tail.py
+MIN_PAIRS = 5  # seeds: of fewer, a difference is not shown
 
 
 def quick(gallery_conf, script_vars):
@@ -49,6 +50,41 @@ def long_tail(record):
         scores = [mean_and_spread([r[key] for r in runs]) for key in keys]
         about = [pack, f"{ratio:g}", method, str(len(runs))]
         rows.append([*about, *scores, cpu_seconds(runs)])
+    return rows
+
+
+ABLATIONS = [
+    ("DigPro", "DigPro, contrast only"),
+    ("SCL", "DigPro, contrast only"),
+    ("StatDEC", "StatDEC, no clustering loss"),
+    ("GCC", "GCC, first stage"),
+    ("GCC", "GCC, real images"),
+]
+
+
+def ablations(record):
+    """Rows of paired differences: a method less the same without a part of it."""
+    about = [key for key in ("pack", "ratio", "n_clusters") if key in record["runs"][0]]
+    scores = [
+        key for key in ("acc", "balanced", "nmi", "ari") if key in record["runs"][0]
+    ]
+    rows = [[*about, "method", "less", "seeds", *scores]]
+    for key, runs in grouped(record, *about):
+        of = {
+            name: {run["seed"]: run for run in group}
+            for (name,), group in grouped({"runs": runs}, "method")
+        }
+        for method, without in ABLATIONS:
+            seeds = sorted(of.get(method, {}).keys() & of.get(without, {}).keys())
+            if len(seeds) < MIN_PAIRS:
+                continue
+            cells = []
+            for score in scores:
+                gains = [of[method][s][score] - of[without][s][score] for s in seeds]
+                error = statistics.stdev(gains) / math.sqrt(len(gains))
+                cells.append(f"{statistics.fmean(gains):+.3f} ± {error:.3f}")
+            named = [f"{x:g}" if isinstance(x, float) else str(x) for x in key]
+            rows.append([*named, method, without, str(len(seeds)), *cells])
     return rows
 
 
@@ -586,6 +622,10 @@ def write(folder):
         parts = [as_rst(json.loads(path.read_text()), table) for path in records]
         text = "\n".join(parts) or "*There is no record of this script yet.*\n"
         (folder / f"{kind}.inc").write_text(text)
+    for kind in ("real_images", "long_tail", "granularity"):
+        path = BENCHMARKS / "records" / f"{kind}.json"
+        text = as_rst(json.loads(path.read_text()), ablations)
+        (folder / f"{kind}_ablations.inc").write_text(text)
     path = BENCHMARKS / "records" / "n_clusters.json"
     record = json.loads(path.read_text())
     for table in (n_clusters_summary, n_clusters_confidence, merge_trees):
