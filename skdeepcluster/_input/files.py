@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from itertools import islice
 
 import numpy as np
-from PIL import Image
 from torch.utils.data import get_worker_info
 
 from .._warnings import warn
 from .decoding import BYTE, DEEP, FLOAT, MODES, Unreadable, decode, read_header
 from .images import CHUNK, Images, Rows
-from .paths import LISTED, counted, path_of
+from .paths import IMAGES, LISTED, counted, path_of
 
 CACHE_BYTES = 2**30
 ROOM_BYTES = 2**28
@@ -193,7 +192,7 @@ def open_files(estimator, sources, shape=None, fitted=None):
         no image can have that shape.
     """
     # an entry of os.scandir cannot be sent to a loader's worker
-    sources = [s if isinstance(s, Image.Image) else path_of(s) for s in sources]
+    sources = [s if isinstance(s, IMAGES) else path_of(s) for s in sources]
     reset, bad = fitted is None, {}
     dtype = fitted if fitted in (BYTE, DEEP) else None
     if shape is None or dtype is None:
@@ -396,7 +395,7 @@ def in_threads(function, sources):
     """Apply a function to all sources, in threads; an Unreadable is a result, too."""
     # a loader worker has its core to itself, and an image of Pillow is no thread's own
     serial = get_worker_info() is not None or any(
-        isinstance(source, Image.Image) for source in sources
+        isinstance(source, IMAGES) for source in sources
     )
     if serial:
         return [_caught(function)(source) for source in sources]
@@ -432,7 +431,7 @@ def _listing(sources, bad, end="Remove them from X, or pass on_error='skip'."):
     """Name the files that cannot be read, and say why."""
     lines = [f"{len(bad)} of {counted(len(sources), 'image file')} cannot be read:"]
     for i in islice(sorted(bad), LISTED):
-        image = isinstance(sources[i], Image.Image)
+        image = isinstance(sources[i], IMAGES)
         lines.append(f"{f'X[{i}]' if image else repr(path_of(sources[i]))} {bad[i]}.")
     if len(bad) > LISTED:
         lines.append(f"And {len(bad) - LISTED} more.")
