@@ -234,7 +234,7 @@ class SCLModule(ClusterModule):
                     self.shares = sizes / sizes.sum()
             else:
                 self.centers, self.labels = spherical_kmeans(rows, k, **options)
-            self.fit_head(embed(self.features))
+            self.fit_head(embed)
         else:
             own = generator(self.labels.device)
             self.labels.random_(k, generator=own)
@@ -244,13 +244,14 @@ class SCLModule(ClusterModule):
         self.clustered = True
 
     @torch.enable_grad()
-    def fit_head(self, h):
+    def fit_head(self, embed):
         """Teach the cluster head the labels, alone."""
-        labels = self.labels
-        if len(h) > HEAD_ROWS:
-            own = generator(h.device)
-            rows = torch.randperm(len(h), device=h.device, generator=own)[:HEAD_ROWS]
-            h, labels = h[rows], labels[rows]
+        labels, rows = self.labels, None
+        if len(labels) > HEAD_ROWS:
+            own = {"device": labels.device, "generator": generator(labels.device)}
+            rows = torch.randperm(len(labels), **own)[:HEAD_ROWS]
+            labels = labels[rows]
+        h = embed(self.features, rows)
         optimizer = torch.optim.Adam(self.head.parameters(), HEAD_LR)
         for _ in range(HEAD_STEPS):
             optimizer.zero_grad()
