@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Number
 
 import numpy as np
@@ -27,7 +28,7 @@ class Stored:
     def __init__(self, source):
         self.source = source
         self.shape, self.dtype = tuple(source.shape), np.dtype(source.dtype)
-        self.ndim, self.size = len(self.shape), int(np.prod(self.shape))
+        self.ndim, self.size = len(self.shape), math.prod(self.shape)
 
     def __len__(self):
         return self.shape[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -149,7 +150,7 @@ class ImageFiles(Images):
         bad : dict
             The :class:`Unreadable` of each other row.
         """
-        keep = len(self) * int(np.prod(self.shape)) * self.dtype.itemsize <= CACHE_BYTES
+        keep = len(self) * math.prod(self.shape) * self.dtype.itemsize <= CACHE_BYTES
         pixels = np.empty((len(self) if keep else 0, *self.shape), self.dtype)
         good: list[int] = []
         bad = {}
