@@ -10,7 +10,7 @@ from small_digpro import make
 
 from skdeepcluster.datasets import MappedArray, load_digits_images
 
-VALUES = (load_digits_images()[0][:120] * 15.9).astype(np.uint8)
+VALUES = load_digits_images()[0][:120]
 KEYS = {
     "all": slice(None),
     "some": slice(90, 10, -3),

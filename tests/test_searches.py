@@ -35,7 +35,7 @@ def search(X):
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     path = tmp_path_factory.mktemp("images") / "X.npy"
-    np.save(path, (load_digits_images()[0][:240] * 15.9).astype(np.uint8))
+    np.save(path, load_digits_images()[0][:240])
     return MappedArray(path)
 
 

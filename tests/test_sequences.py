@@ -15,7 +15,7 @@ from skdeepcluster import ImageEncoder
 from skdeepcluster._input.layouts import as_images
 from skdeepcluster.datasets import load_digits_images
 
-X = (load_digits_images()[0][:120] * 15.9).astype(np.uint8)
+X = load_digits_images()[0][:120]
 PICTURES = [Image.fromarray(x) for x in X]
 
 
