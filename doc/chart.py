@@ -1,6 +1,7 @@
-"""The flow chart of the page "Choose a method", with numbers out of the records."""
+"""The chart of "Choose a method" and the curve of "Large data", out of the records."""
 
 import json
+import math
 import statistics
 
 import matplotlib
@@ -8,7 +9,7 @@ import matplotlib
 matplotlib.use("agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
-from tables import BENCHMARKS  # noqa: E402
+from tables import BENCHMARKS, by_size  # noqa: E402
 
 QUESTION = {"boxstyle": "round,pad=0.5", "fc": "#eef4fb", "ec": "#2b6cb0"}
 ANSWER = {"boxstyle": "round,pad=0.5", "fc": "#fdf3e1", "ec": "#b7791f"}
@@ -97,8 +98,36 @@ def draw():
     return figure
 
 
+def draw_cost():
+    """Draw what an image costs, and what memory a fit takes, over the number of images.
+
+    Returns
+    -------
+    figure : matplotlib Figure
+    """
+    record = json.loads((BENCHMARKS / "records/large.json").read_text())
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    runs = by_size(record)
+    for method in dict.fromkeys(run["method"] for run in runs):
+        own = [run for run in runs if run["method"] == method]
+        n = [run["n"] for run in own]
+        epoch = [1000 * run["epoch_cpu_seconds"] / run["n"] for run in own]
+        axes[0].plot(n, epoch, "o-", label=method)
+        axes[1].plot(n, [run["fit_mib"] for run in own], "o-", label=method)
+    n = sorted({run["n"] for run in runs})
+    sizes = [rows * math.prod(record["shape"]) / 2**20 for rows in n]
+    axes[1].plot(n, sizes, "--", color="0.6", label="the images themselves")
+    axes[0].set(ylabel="epoch, ms an image", ylim=(0, None))
+    axes[1].set(ylabel="memory of fit, MiB", yscale="log")
+    for ax in axes:
+        ax.set(xlabel="images", xscale="log")
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[1].legend(frameon=False)
+    return figure
+
+
 def write(folder):
-    """Draw the chart into a folder."""
-    figure = draw()
-    figure.savefig(folder / "choose.svg")
-    plt.close(figure)
+    """Draw both into a folder."""
+    for name, figure in {"choose": draw(), "cost": draw_cost()}.items():
+        figure.savefig(folder / f"{name}.svg")
+        plt.close(figure)

@@ -426,6 +426,46 @@ def memory(record):
     ]
 
 
+def by_size(record):
+    """Runs of a record, the smallest data first."""
+    return sorted(record["runs"], key=lambda run: (run["n"], run.get("method", "")))
+
+
+def large(record):
+    """Rows of what an epoch of many images takes, and what its time goes to."""
+    parts = ("steps", "embedding", "clustering", "rest")
+    rows = [["images", "method", "epoch, ms an image", *(f"{p}, %" for p in parts)]]
+    for run in by_size(record):
+        epoch = run["epoch_cpu_seconds"]
+        shares = (100 * run[f"{name}_cpu_seconds"] / epoch for name in parts)
+        cells = [f"{1000 * epoch / run['n']:.3f}", *(f"{s:.1f}" for s in shares)]
+        rows.append([f"{run['n']:,}", run["method"], *cells])
+    return rows
+
+
+def large_memory(record):
+    """Rows of the memory of a fit, a predict and a transform of many images."""
+    calls = ("fit", "predict", "transform")
+    heads = [f"{call}, {what}" for what in ("MiB", "ms an image") for call in calls]
+    rows = [["images", "method", "file, MiB", *heads]]
+    for run in by_size(record):
+        n = run["n"]
+        size = n * math.prod(record["shape"]) / 2**20
+        memory = (f"{run[f'{call}_mib']:,.0f}" for call in calls)
+        times = (f"{1000 * run[f'{call}_cpu_seconds'] / n:.3f}" for call in calls)
+        rows.append([f"{n:,}", run["method"], f"{size:,.0f}", *memory, *times])
+    return rows
+
+
+def neighbors(record):
+    """Rows of the time of a graph of neighbours, and of what faiss finds of it."""
+    rows = [["rows", "width", "search", "seconds", "found"]]
+    for run in record["runs"]:
+        cells = [f"{run['cpu_seconds']:,.1f}", f"{run['recall']:.3f}"]
+        rows.append([f"{run['n']:,}", str(run["width"]), run["search"], *cells])
+    return rows
+
+
 def bank(record):
     """Rows of what a memory of all images costs a step."""
     rows = [["images", "step, ms", "backbone, ms", "contrast, ms", "update, ms"]]
@@ -571,6 +611,8 @@ TABLES = {
     "profile": profile,
     "augment": augment,
     "memory": memory,
+    "large": large,
+    "neighbors": neighbors,
     "bank": bank,
 }
 
@@ -626,10 +668,14 @@ def write(folder):
         path = BENCHMARKS / "records" / f"{kind}.json"
         text = as_rst(json.loads(path.read_text()), ablations)
         (folder / f"{kind}_ablations.inc").write_text(text)
-    path = BENCHMARKS / "records" / "n_clusters.json"
-    record = json.loads(path.read_text())
-    for table in (n_clusters_summary, n_clusters_confidence, merge_trees):
-        (folder / f"{table.__name__}.inc").write_text(as_rst(record, table))
+    others = {
+        "n_clusters": (n_clusters_summary, n_clusters_confidence, merge_trees),
+        "large": (large_memory,),
+    }
+    for name, tables in others.items():
+        record = json.loads((BENCHMARKS / "records" / f"{name}.json").read_text())
+        for table in tables:
+            (folder / f"{table.__name__}.inc").write_text(as_rst(record, table))
 
 
 def as_rst(record, table):

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ._engine.net import ClusterNet
 from ._engine.randomness import forked, generator
-from ._input.images import Images
+from ._input.images import Part
 from ._input.layouts import is_vector
 from .neighbors import nearest_neighbors
 
@@ -82,27 +82,6 @@ def sampled_rows(n, most=ROWS):
     if n <= most:
         return torch.arange(n)
     return torch.randperm(n, generator=generator())[:most].sort().values
-
-
-class Part:
-    """Some rows of images, read in batches as a net evaluates them.
-
-    Parameters
-    ----------
-    images : Images
-    rows : int64 tensor of shape (b,)
-    """
-
-    def __init__(self, images: Images, rows: Tensor):
-        self.images, self.rows, self.shape = images, rows, images.shape
-
-    def __len__(self):
-        return len(self.rows)
-
-    def chunks(self, size):
-        """Yield the images in order, ``size`` at a time."""
-        for rows in self.rows.split(size):
-            yield self.images[rows][0]
 
 
 def as_they_are(unit: Tensor) -> Tensor:

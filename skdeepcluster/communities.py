@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ._engine.protocol import Stateful
-from ._engine.randomness import generator
 from ._input.layouts import is_vector
 from .distances import TINY
-from .kmeans import nearest_centers, spherical_kmeans
+from .kmeans import cluster_sums, nearest_centers, some_of, spherical_kmeans
 from .neighbors import links_between, nearest_neighbors
 
 PARTS = 10  # of each cluster that is asked for, on average
@@ -259,17 +258,9 @@ def neighbor_communities(
         chosen.append((last.centers, last.owners, before))
     parts, owners, _ = chosen[agreement(chosen).argmax()]
     labels = owners[nearest_centers(features, parts)]
-    members = F.one_hot(labels, n_clusters).to(features.dtype)
-    centers = F.normalize(members.T @ features, dim=1)
+    (sums,), _ = cluster_sums(features, labels[None], n_clusters)
+    centers = F.normalize(sums, dim=1)
     return Communities(parts, owners, labels, centers, linkage)
-
-
-def some_of(rows: Tensor, n: int) -> Tensor:
-    """Draw n rows, or all in their order if there are no more."""
-    if n >= len(rows):
-        return rows
-    own = generator(rows.device)
-    return rows[torch.randperm(len(rows), device=rows.device, generator=own)[:n]]
 
 
 def agreement(runs: list[tuple]) -> np.ndarray:

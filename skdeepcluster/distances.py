@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 TINY = 1e-12
+MAX_ENTRIES = 2**24  # of one block of distances: bounds the memory, not the result
 
 
 def squared_distances(embedding: Tensor, centers: Tensor) -> Tensor:
@@ -39,9 +41,12 @@ def simplified_silhouette(embedding: Tensor, centers: Tensor) -> float:
         Mean of one minus the ratio of the two squared distances; 0 for a sample on
         two centres.
     """
-    distance = squared_distances(embedding, centers)
-    own, other = distance.topk(2, dim=1, largest=False).values.T
-    return ((other - own) / other.clamp_min(TINY)).mean().item()
+    parts = []
+    for rows in embedding.split(max(1, MAX_ENTRIES // len(centers))):
+        nearest = squared_distances(rows, centers).topk(2, dim=1, largest=False)
+        own, other = nearest.values.T
+        parts.append((other - own) / other.clamp_min(TINY))
+    return torch.cat(parts).mean().item()
 
 
 def feature_spread(z: Tensor) -> float:

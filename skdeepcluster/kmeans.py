@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ._engine.randomness import generator
 
 MAX_ENTRIES = 2**24  # of one block of similarities: bounds the memory, not the result
+FEWEST, OF_EACH = 2**14, 256  # rows that centres are found in: in all, and of each
 
 
 def spherical_kmeans(
@@ -25,6 +26,9 @@ def spherical_kmeans(
     k-means++ side by side, until no label changes; the run with the highest mean
     similarity wins. An empty centre moves to the sample farthest from its own centre;
     that sample leaves its old centre in the next iteration.
+
+    Of more than 16 384 rows and 256 rows a centre, as many are drawn, and the centres
+    are found in these; all rows are then assigned to them.
 
     Parameters
     ----------
@@ -46,21 +50,25 @@ def spherical_kmeans(
     labels : int64 tensor of shape (n,)
         Index of the nearest centre.
     """
-    starts = [] if init is None else [F.normalize(init.to(features), dim=1)[None]]
+    rows = some_of(features, max(FEWEST, OF_EACH * n_clusters))
+    starts = [] if init is None else [F.normalize(init.to(rows), dim=1)[None]]
     if n_init > 0:
-        starts.append(_plus_plus(features, n_clusters, n_init))
+        starts.append(_plus_plus(rows, n_clusters, n_init))
     centers = torch.cat(starts)
     labels = None
     for _ in range(max_iter):
         last = labels
-        labels, similarity = _assign(features, centers)
+        labels, similarity = _assign(rows, centers)
         if last is not None and torch.equal(labels, last):
             break
-        centers = _means(features, labels, similarity, centers)
-    labels, similarity = _assign(features, centers)
+        centers = _means(rows, labels, similarity, centers)
+    labels, similarity = _assign(rows, centers)
     best = similarity.mean(1).argmax()
     # a view would keep the labels of all runs alive
-    return centers[best].clone(), labels[best].clone()
+    found = centers[best].clone()
+    if len(rows) < len(features):
+        return found, nearest_centers(features, found)
+    return found, labels[best].clone()
 
 
 def nearest_centers(features: Tensor, centers: Tensor) -> Tensor:
@@ -78,6 +86,41 @@ def nearest_centers(features: Tensor, centers: Tensor) -> Tensor:
     labels : int64 tensor of shape (n,)
     """
     return _assign(features, centers[None])[0][0]
+
+
+def some_of(rows: Tensor, n: int) -> Tensor:
+    """Draw n rows, or all in their order if there are no more."""
+    if n >= len(rows):
+        return rows
+    own = generator(rows.device)
+    return rows[torch.randperm(len(rows), device=rows.device, generator=own)[:n]]
+
+
+def cluster_sums(features: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Sum and count the rows of each cluster, in blocks of rows.
+
+    Parameters
+    ----------
+    features : tensor of shape (n, d)
+    labels : int64 tensor of shape (runs, n)
+        Clusters below k, of each of several clusterings.
+    k : int
+
+    Returns
+    -------
+    sums : tensor of shape (runs, k, d)
+    sizes : tensor of shape (runs, k)
+        Of the dtype of the features.
+    """
+    runs, n = labels.shape
+    sums = features.new_zeros(runs, k, features.shape[1])
+    sizes = features.new_zeros(runs, k)
+    for rows in _blocks(n, runs * k):
+        # a product with one-hot rows: index_add is not deterministic on CUDA
+        one_hot = F.one_hot(labels[:, rows], k).to(features.dtype)
+        sums += one_hot.transpose(1, 2) @ features[rows]
+        sizes += one_hot.sum(1)
+    return sums, sizes
 
 
 def _plus_plus(features: Tensor, n_clusters: int, n_init: int) -> Tensor:
@@ -114,14 +157,7 @@ def _assign(features: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
 
 def _means(features, labels, similarity, centers):
     """Unit means of the assigned samples; empty centres move to far samples."""
-    runs, k, d = centers.shape
-    sums = features.new_zeros(runs, k, d)
-    sizes = features.new_zeros(runs, k)
-    for rows in _blocks(len(features), runs * k):
-        # a product with one-hot rows: index_add is not deterministic on CUDA
-        one_hot = F.one_hot(labels[:, rows], k).to(features.dtype)
-        sums += one_hot.transpose(1, 2) @ features[rows]
-        sizes += one_hot.sum(1)
+    sums, sizes = cluster_sums(features, labels, centers.shape[1])
     means = F.normalize(sums, dim=2)
     for run, cluster in (sizes == 0).nonzero().tolist():
         farthest = similarity[run].argmin()

@@ -19,7 +19,8 @@ def nearest_neighbors(rows: Tensor, n_neighbors: int) -> Tensor:
     """Find the nearest other rows of each row, by cosine similarity.
 
     Up to 200 000 rows all pairs are compared, on the device of the rows. Of more, a
-    graph of faiss (HNSW) finds most of them, if faiss is installed.
+    graph of faiss (HNSW) finds most of them, if faiss is installed; with several
+    threads not the same ones each time.
 
     Parameters
     ----------
@@ -45,7 +46,8 @@ def nearest_neighbors(rows: Tensor, n_neighbors: int) -> Tensor:
         except ImportError:
             warn(
                 f"The nearest neighbours of {len(rows)} rows are found by comparing "
-                "all pairs, which takes long. Install faiss-cpu for a faster search."
+                "all pairs, which takes long. Install faiss-cpu for a faster search, "
+                "by pip install skdeepcluster[large]."
             )
         else:
             return _approximate(faiss, rows, n_neighbors)

@@ -92,13 +92,15 @@ def embedder(module, features=None):
     """The ``embed`` of the engine; ``features`` stand in for ``encode``."""
     x = torch.from_numpy(raw_images()).view(N, *SHAPE).to(module.memory.device)
 
-    def embed(function=None):
+    def embed(function=None, rows=None):
         if function is None and features is not None:
             return features
         training = module.training
         module.eval()
         with torch.no_grad():
-            out = (function or module.encode)(module.scaling(x))
+            out = (function or module.encode)(
+                module.scaling(x if rows is None else x[rows])
+            )
         module.train(training)
         return out
 

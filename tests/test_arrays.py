@@ -227,14 +227,12 @@ def with_value(value):
     return rows
 
 
-DATA = torch.utils.data.TensorDataset(torch.tensor(X), torch.zeros(len(X)))
-LOADER = torch.utils.data.DataLoader(DATA)
+LOADER = torch.utils.data.DataLoader(torch.tensor(X))
 TIMES = np.arange(40).reshape(10, 4).astype("M8[s]")
 NO_TIME = np.where(np.eye(10, 4, dtype=bool), np.datetime64("NaT"), TIMES)
 MISSING = "X contains NaN"
 BAD = {
-    "a data set": (DATA, TypeError, r"TensorDataset of torch; .* Pass its .*stack"),
-    "a loader": (LOADER, TypeError, "X is a DataLoader of torch; .* Pass its images"),
+    "a loader": (LOADER, TypeError, "X is a DataLoader of torch .*loader.dataset"),
     "sparse, 3-D": (scipy.sparse.coo_array(X), TypeError, r"Sparse .*X\.toarray\(\)"),
     "a sparse dict": (scipy.sparse.dok_array(ROWS), TypeError, "Sparse.*dense data"),
     "sparse, 1-D": (scipy.sparse.coo_array(X[0, 0]), TypeError, "Sparse.*dense data"),

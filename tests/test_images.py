@@ -1,5 +1,7 @@
 """Every layout of X becomes the same images."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from small_digpro import make
 
-from skdeepcluster._input.images import Images
+from skdeepcluster._input.arrays import Stored
+from skdeepcluster._input.images import Images, Part
 from skdeepcluster._input.layouts import as_images
 
 N = 64
@@ -398,3 +401,44 @@ def test_in_a_pipeline():
     labels = pipeline.fit_predict(rows)
     np.testing.assert_array_equal(pipeline.predict(rows), labels)
     assert pipeline[-1].image_shape_ == (3, 8, 8)
+
+
+# -- more than 2³¹ bytes, which take no room on the disk while they are 0 --------------
+
+
+@pytest.fixture
+def huge(tmp_path):
+    if sys.platform == "win32":
+        pytest.skip("files with holes need to be asked for")
+    data = np.memmap(tmp_path / "X", np.uint8, "w+", shape=(10**6, 32, 32, 3))
+    assert data.size > 2**31
+    data[[1, 700_000, -1]] = np.array([1, 7, 9]).reshape(3, 1, 1, 1)
+    return data
+
+
+def test_rows_beyond_two_gibibytes(huge):
+    images, _ = as_images(make(), huge)
+    assert images.data.size == len(images) * 3072
+    rows = torch.tensor([999_999, 1, 700_000, 699_999])
+    assert images[rows][0][:, 2, 31, 31].tolist() == [9, 1, 7, 0]
+    assert images[999_998:][0].flatten(1).float().mean(1).tolist() == [0, 9]
+    some = Part(images, rows)
+    assert [len(x) for x in some.chunks(3)] == [3, 1]
+
+
+def test_size_of_stored_arrays_beyond_int32(huge):
+    stored = Stored(Chunked(huge))
+    assert stored.size == 10**6 * 3072 and isinstance(stored.size, int)
+    assert stored[np.array([999_999, 1])][:, 0, 0, 0].tolist() == [9, 1]
+
+
+class Chunked:
+    """An array as h5py and zarr hold it."""
+
+    chunks = (1,)
+
+    def __init__(self, values):
+        self.values, self.shape, self.dtype = values, values.shape, values.dtype
+
+    def __getitem__(self, rows):
+        return self.values[rows]

@@ -6,7 +6,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch.nn import functional as F
 
 from skdeepcluster import kmeans
-from skdeepcluster.kmeans import spherical_kmeans
+from skdeepcluster.kmeans import cluster_sums, spherical_kmeans
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +44,36 @@ def test_same_partition_as_scikit_learn(dtype):
     assert adjusted_rand_score(truth, labels) == 1.0
     assert centers.dtype == dtype and labels.dtype == torch.int64
     assert centers.shape == (5, 12) and labels.shape == (100,)
+
+
+def test_centres_of_many_rows_are_found_in_some(monkeypatch):
+    monkeypatch.setattr(kmeans, "FEWEST", 50)
+    monkeypatch.setattr(kmeans, "OF_EACH", 8)
+    features, truth = bundles(size=200)
+    seen, means = [], kmeans._means
+    monkeypatch.setattr(
+        kmeans, "_means", lambda rows, *a: seen.append(len(rows)) or means(rows, *a)
+    )
+    centers, labels = spherical_kmeans(features, 5, n_init=5)
+    assert set(seen) == {50}  # more than 8 of each
+    assert adjusted_rand_score(truth, labels) == 1.0
+    assert torch.equal(labels, (features @ centers.T).argmax(1))
+    seen.clear()
+    spherical_kmeans(features, 9)
+    assert set(seen) == {72}
+
+
+@pytest.mark.parametrize("max_entries", [1, 700, 2**24])
+def test_sums_of_clusters(monkeypatch, max_entries):
+    monkeypatch.setattr(kmeans, "MAX_ENTRIES", max_entries)
+    features = torch.randn(120, 6, dtype=torch.float64)
+    labels = torch.stack([torch.arange(120) % 5, torch.arange(120) // 30])
+    sums, sizes = cluster_sums(features, labels, 5)
+    for run in range(2):
+        for k in range(5):
+            members = features[labels[run] == k]
+            torch.testing.assert_close(sums[run, k], members.sum(0))
+            assert sizes[run, k] == len(members)
 
 
 def test_result_is_a_fixed_point():

@@ -178,6 +178,15 @@ def test_faiss_finds_most_of_them(monkeypatch):
     assert np.mean(common) > 0.95 * 8
 
 
+def test_faiss_finds_all_where_it_looks_at_all(monkeypatch):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(neighbors, "MAX_EXACT", 100)
+    rows, k = random_rows(150, 8), 40
+    assert 4 * k + 16 > len(rows)  # candidates that are kept
+    found, expected = nearest_neighbors(rows, k).numpy(), of_sklearn(rows, k)
+    np.testing.assert_array_equal(np.sort(found), np.sort(expected))
+
+
 # -- the graph of an estimator ---------------------------------------------------------
 
 

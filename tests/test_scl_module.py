@@ -129,6 +129,37 @@ def test_kmeans_starts_memory_labels_centers_and_head():
     assert torch.equal(boundary, module.labels)  # the kinds are easy to tell apart
 
 
+def test_the_head_of_many_images_is_fitted_to_some(monkeypatch):
+    """Features of all images would take far more memory than their embedding."""
+    monkeypatch.setattr("skdeepcluster.scl.module.HEAD_ROWS", 16)
+    module, asked = make_module(init="kmeans"), []
+    embed = embedder(module)
+
+    def spy(function=None, rows=None):
+        out = embed(function, rows)
+        asked.append((function, rows, out))
+        return out
+
+    module.fit_head(spy)
+    ((function, rows, h),) = asked
+    assert function == module.features and len(set(rows.tolist())) == len(h) == 16
+    found = module.head(h).argmax(1)
+    assert (found == module.labels[rows]).float().mean() > 0.9
+
+
+@pytest.mark.parametrize(("n_slots", "n"), [(640, 10), (639, 10), (10, 10)])
+def test_slots_that_are_drawn(n_slots, n):
+    drawn = torch.stack([scl.some_slots(n_slots, n, "cpu") for _ in range(400)])
+    assert drawn.shape == (400, n) and drawn.dtype == torch.int64
+    counts = drawn.flatten().bincount(minlength=n_slots)
+    assert len(counts) == n_slots and (n_slots > 10 or (counts == 400).all())
+    # the mean slot of 400 n draws, within five of its standard errors
+    error = n_slots / (12 * drawn.numel()) ** 0.5
+    assert abs(drawn.float().mean() - (n_slots - 1) / 2) < 5 * error
+    repeats = sum(len(set(row)) < n for row in drawn.tolist())
+    assert (repeats > 0) == (n_slots == 640)
+
+
 def test_random_start():
     module = make_module(init="random", warmup=0.1)
     step(module)
@@ -312,7 +343,7 @@ def test_a_revived_cluster_does_not_take_the_others(monkeypatch):
     end_epoch(module)
     monkeypatch.setattr(module, "features", lambda x: h)
     module.labels = kinds.clone()
-    module.fit_head(h)
+    module.fit_head(embedder(module))
     module.gather()
     with torch.no_grad():
         module.revive(embedder(module))

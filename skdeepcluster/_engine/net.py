@@ -417,7 +417,7 @@ class ClusterNet(TrainingNet):
         module.autocast = bfloat16
         _, height, width = images.shape
         size = max(16, min(INFERENCE_BATCH, INFERENCE_PIXELS // (height * width)))
-        out, start = torch.empty(0), 0
+        out, start, finite = torch.empty(0), 0, torch.tensor(True)
         for raw in images.chunks(size):
             check()
             look()
@@ -425,10 +425,12 @@ class ClusterNet(TrainingNet):
             part = function(x.contiguous(memory_format=torch.channels_last))
             if start == 0:
                 out = part.new_empty(len(images), part.shape[1])
+                finite = finite.to(part.device)
             # at once: many small parts that stay would fragment the heap
             out[start : start + len(part)] = part
+            finite &= part.isfinite().all()
             start += len(part)
-        if not out.isfinite().all():
+        if not finite:
             if not self.history:
                 raise FloatingPointError(
                     "The embedding of X is NaN or infinite. X holds values that are "

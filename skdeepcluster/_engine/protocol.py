@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from .._input.images import Part
 from .._input.scaling import Scaling
 from .average import Average
 from .batches import EpochBatches
@@ -322,7 +323,7 @@ class Embedder:
     """Functions of all training images, for the hooks of a module.
 
     ``embed()`` is ``encode`` of all images, shape (n, d), in order; ``embed(function)``
-    is another function of images in [0, 1].
+    is another function of images in [0, 1], and ``embed(function, rows)`` one of some.
 
     Parameters
     ----------
@@ -341,10 +342,15 @@ class Embedder:
     def __init__(self, net, images, bfloat16):
         self.net, self.images, self.bfloat16 = net, images, bfloat16
 
-    def __call__(self, function: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """``function`` of all images, ``encode`` if it is None: (n, d)."""
+    def __call__(
+        self,
+        function: Callable[[Tensor], Tensor] | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """``function``, or ``encode``, of all images or some rows: (n, d)."""
+        images = self.images if rows is None else Part(self.images, rows.cpu())
         function = function or self.net.module_.encode
-        return self.net.evaluate(self.images, function, self.bfloat16)
+        return self.net.evaluate(images, function, self.bfloat16)
 
     def checkpoint(self, name: str, begun_with: list) -> Checkpoint | None:
         """Where a training within this one is saved, if this one is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Number
 
 import numpy as np
@@ -27,7 +28,7 @@ class Stored:
     def __init__(self, source):
         self.source = source
         self.shape, self.dtype = tuple(source.shape), np.dtype(source.dtype)
-        self.ndim, self.size = len(self.shape), int(np.prod(self.shape))
+        self.ndim, self.size = len(self.shape), math.prod(self.shape)
 
     def __len__(self):
         return self.shape[0]
@@ -70,7 +71,7 @@ def as_array(X):
     Raises
     ------
     TypeError
-        If it is sparse in more than two dimensions, a data set of torch, or no array.
+        If it is sparse in more than two dimensions, a loader of torch, or no array.
     ValueError
         If it has masked or missing entries, holds no values, or is ragged.
     """
@@ -78,10 +79,13 @@ def as_array(X):
         return X.astype(object) if X.dtype.kind == "T" else X
     if isinstance(X, torch.Tensor):
         return _from_tensor(X)
+    if isinstance(X, Stored):
+        return X
     if isinstance(X, Dataset | DataLoader):
         raise TypeError(
-            f"X is a {type(X).__name__} of torch; an array was expected. Pass its "
-            "images alone, for example torch.stack([image for image, *_ in dataset])."
+            f"X is a {type(X).__name__} of torch without an image, or an image and a "
+            "target, at each index. Pass a data set that has these, such as "
+            "loader.dataset, or an array of the images."
         )
     if issparse(X) and X.ndim > 2:
         raise TypeError(

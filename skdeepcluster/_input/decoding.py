@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from .formats import first_bytes, why_not_read
-from .paths import path_of
+from .items import Item
+from .paths import IMAGES, path_of
 
 ORIENTATION = 0x0112  # the EXIF tag; from 5 on, width and height are exchanged
 TURNS = {
@@ -90,7 +91,7 @@ def open_image(source, formats=None):
 
     Parameters
     ----------
-    source : path or PIL image
+    source : path, PIL image or Item
     formats : list of str, optional
         Formats of Pillow to try; all that hold pixels by default.
 
@@ -103,6 +104,8 @@ def open_image(source, formats=None):
     Unreadable
         If the path is not that of a regular file, or Pillow does not read it.
     """
+    if isinstance(source, Item):
+        return nullcontext(_read(source))
     if isinstance(source, Image.Image):
         return nullcontext(source)
     path = path_of(source)
@@ -136,6 +139,19 @@ def open_image(source, formats=None):
         ) from None
     if image.format == "TIFF":  # Pillow maps its file, and then turns it wrongly
         image.filename = ""
+    return image
+
+
+def _read(item):
+    """Return the image of Pillow at an index of a data set."""
+    try:
+        image = item.read()
+    except MemoryError:
+        raise
+    except Exception as error:  # any library may raise anything here
+        raise Unreadable(f"cannot be read ({_text(error)})") from None
+    if not isinstance(image, Image.Image):
+        raise Unreadable(f"is not an image but of type {type(image).__name__}")
     return image
 
 
@@ -196,7 +212,7 @@ def decode(source, shape, dtype=BYTE, room=None) -> np.ndarray:
     """
     channels, height, width = shape
     with open_image(source) as image:
-        if image is not source:
+        if not isinstance(source, IMAGES):  # those belong to others
             _draft(image, GAP * max(height, width))
         with room.taken(_bytes(image)) if room else nullcontext():
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -10,13 +11,12 @@ from contextlib import contextmanager
 from itertools import islice
 
 import numpy as np
-from PIL import Image
 from torch.utils.data import get_worker_info
 
 from .._warnings import warn
 from .decoding import BYTE, DEEP, FLOAT, MODES, Unreadable, decode, read_header
 from .images import CHUNK, Images, Rows
-from .paths import LISTED, counted, path_of
+from .paths import IMAGES, LISTED, counted, path_of
 
 CACHE_BYTES = 2**30
 ROOM_BYTES = 2**28
@@ -150,7 +150,7 @@ class ImageFiles(Images):
         bad : dict
             The :class:`Unreadable` of each other row.
         """
-        keep = len(self) * int(np.prod(self.shape)) * self.dtype.itemsize <= CACHE_BYTES
+        keep = len(self) * math.prod(self.shape) * self.dtype.itemsize <= CACHE_BYTES
         pixels = np.empty((len(self) if keep else 0, *self.shape), self.dtype)
         good: list[int] = []
         bad = {}
@@ -193,7 +193,7 @@ def open_files(estimator, sources, shape=None, fitted=None):
         no image can have that shape.
     """
     # an entry of os.scandir cannot be sent to a loader's worker
-    sources = [s if isinstance(s, Image.Image) else path_of(s) for s in sources]
+    sources = [s if isinstance(s, IMAGES) else path_of(s) for s in sources]
     reset, bad = fitted is None, {}
     dtype = fitted if fitted in (BYTE, DEEP) else None
     if shape is None or dtype is None:
@@ -396,7 +396,7 @@ def in_threads(function, sources):
     """Apply a function to all sources, in threads; an Unreadable is a result, too."""
     # a loader worker has its core to itself, and an image of Pillow is no thread's own
     serial = get_worker_info() is not None or any(
-        isinstance(source, Image.Image) for source in sources
+        isinstance(source, IMAGES) for source in sources
     )
     if serial:
         return [_caught(function)(source) for source in sources]
@@ -432,7 +432,7 @@ def _listing(sources, bad, end="Remove them from X, or pass on_error='skip'."):
     """Name the files that cannot be read, and say why."""
     lines = [f"{len(bad)} of {counted(len(sources), 'image file')} cannot be read:"]
     for i in islice(sorted(bad), LISTED):
-        image = isinstance(sources[i], Image.Image)
+        image = isinstance(sources[i], IMAGES)
         lines.append(f"{f'X[{i}]' if image else repr(path_of(sources[i]))} {bad[i]}.")
     if len(bad) > LISTED:
         lines.append(f"And {len(bad) - LISTED} more.")

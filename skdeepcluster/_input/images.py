@@ -153,6 +153,27 @@ class Images(Dataset):
         return moved
 
 
+class Part:
+    """Some rows of images, read in batches as a net evaluates them.
+
+    Parameters
+    ----------
+    images : Images
+    rows : int64 tensor of shape (b,)
+    """
+
+    def __init__(self, images: Images, rows: torch.Tensor):
+        self.images, self.rows, self.shape = images, rows, images.shape
+
+    def __len__(self):
+        return len(self.rows)
+
+    def chunks(self, size=CHUNK):
+        """Yield the images in order, ``size`` at a time."""
+        for rows in self.rows.split(size):
+            yield self.images[rows][0]
+
+
 def expand(values, images):
     """Give each row of X its value, also those that were left out.
 

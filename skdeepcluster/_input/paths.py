@@ -11,6 +11,9 @@ import numpy as np
 from PIL import Image
 from scipy.sparse import issparse
 
+from .items import Item, by_index
+
+IMAGES = (Image.Image, Item)
 PATHS = (str, bytes, PurePath, os.DirEntry)
 LISTED = 10  # files that a message names
 ONE_BY_ONE = (Iterator, KeysView, ValuesView, deque)
@@ -23,7 +26,8 @@ def listed(X):
     ----------
     X : object
         A 1-D array, a Series, a table of one column of paths, an iterator, a view of a
-        dict or a deque becomes a list; all else stays as it is.
+        dict or a deque becomes a list, and so does a data set of images of Pillow; one
+        of arrays is read by rows. All else stays as it is.
 
     Returns
     -------
@@ -59,7 +63,7 @@ def listed(X):
         column = np.asarray(X)[:, 0]
         if len(column) and isinstance(column[0], PATHS):
             return list(column)
-    return X
+    return by_index(X)
 
 
 def _shape_of(X):
@@ -101,7 +105,7 @@ def are_pictures(X):
             "X is empty (n_samples = 0). Pass images, vectors or paths of image files; "
             "of an iterator, which is empty once it was read, pass list(iterator)."
         )
-    other = [i for i, x in enumerate(X) if not isinstance(x, (*PATHS, Image.Image))]
+    other = [i for i, x in enumerate(X) if not isinstance(x, (*PATHS, *IMAGES))]
     if 0 < len(other) < len(X):
         raise TypeError(
             f"X mixes file paths with other things: X[{other[0]}] is of type "

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from .._engine.randomness import make_seed
-from .._input.paths import are_pictures, path_of
+from .._input.paths import IMAGES, are_pictures, path_of
 
 ORDERS = {
     "typical": "most typical first",
@@ -84,7 +83,7 @@ def names_of(source: Any, indices: NDArray[np.int64]) -> list[str]:
     if not are_pictures(source):
         return [str(i) for i in indices]
     return [
-        str(i) if isinstance(x, Image.Image) else os.path.basename(path_of(x))
+        str(i) if isinstance(x, IMAGES) else os.path.basename(path_of(x))
         for i, x in ((i, source[i]) for i in indices)
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._engine.protocol import ClusterModule
@@ -15,7 +15,7 @@ from ..backbones import make_encoder
 from ..communities import Parts, count_parts, neighbor_communities
 from ..distances import feature_spread
 from ..heads import projection_head
-from ..kmeans import spherical_kmeans
+from ..kmeans import cluster_sums, spherical_kmeans
 from .objective import (
     balance_loss,
     consistency_loss,
@@ -29,6 +29,7 @@ from .objective import (
 if TYPE_CHECKING:
     from .estimator import SCL
 
+RARELY_TWICE = 64  # slots for each one that is drawn: few are then drawn twice
 HEAD_STEPS, HEAD_LR, HEAD_ROWS = 100, 1e-2, 2**14  # of the first fit of the head
 REVIVED = 0.01  # share of the samples that an empty cluster is given
 POOL = 0.1  # share of the least certain samples, from which it takes them
@@ -109,10 +110,7 @@ class SCLModule(ClusterModule):
         """Contrast both views with the memory, and with one another."""
         p, instance, candidates = self.p, None, None
         if p.n_negatives is not None:
-            order = torch.randperm(
-                len(self.memory), device=z1.device, generator=generator(z1.device)
-            )
-            candidates = order[: p.n_negatives]
+            candidates = some_slots(len(self.memory), p.n_negatives, z1.device)
         if self.clustered and p.n_clusters > 2:
             # a cluster of more than half the samples would have few to repel it
             instance = self.sizes[self.labels[index]] > 0.5 * len(self.memory)
@@ -226,14 +224,14 @@ class SCLModule(ClusterModule):
             )
             self.parts.take(found)
             self.labels = found.labels
-            self.fit_head(embed(self.features))
+            self.fit_head(embed)
         self.labels = embed(self.logits).argmax(1)
         self.gather()
 
     def gather(self):
         """Sums, sizes and centres of the clusters, anew from memory and labels."""
-        members = F.one_hot(self.labels, self.p.n_clusters).to(self.memory.dtype)
-        self.sums, self.sizes = members.T @ self.memory, members.sum(0)
+        found = cluster_sums(self.memory, self.labels[None], self.p.n_clusters)
+        (self.sums,), (self.sizes,) = found
         self.move_centers()
 
     def begin_clusters(self, embed):
@@ -257,18 +255,19 @@ class SCLModule(ClusterModule):
                 self.centers, self.labels = spherical_kmeans(
                     self.memory, k, n_init=p.n_init
                 )
-            self.fit_head(embed(self.features))
+            self.fit_head(embed)
         self.gather()
         self.clustered = True
 
     @torch.enable_grad()
-    def fit_head(self, h):
+    def fit_head(self, embed):
         """Teach the cluster head the labels, alone."""
-        labels = self.labels
-        if len(h) > HEAD_ROWS:
-            own = generator(h.device)
-            rows = torch.randperm(len(h), device=h.device, generator=own)[:HEAD_ROWS]
-            h, labels = h[rows], labels[rows]
+        labels, rows = self.labels, None
+        if len(labels) > HEAD_ROWS:
+            own = {"device": labels.device, "generator": generator(labels.device)}
+            rows = torch.randperm(len(labels), **own)[:HEAD_ROWS]
+            labels = labels[rows]
+        h = embed(self.features, rows)
         optimizer = torch.optim.Adam(self.head.parameters(), HEAD_LR)
         for _ in range(HEAD_STEPS):
             optimizer.zero_grad()
@@ -292,7 +291,7 @@ class SCLModule(ClusterModule):
             confidence[chosen] = 1.0  # the next empty cluster takes others
         # all rows anew: a row along the mean features of a few images would be nearest
         # to all, since what is pooled after a ReLU has a common direction
-        self.fit_head(embed(self.features))
+        self.fit_head(embed)
         self.gather()
 
     # -- training ----------------------------------------------------------------------
@@ -305,3 +304,14 @@ class SCLModule(ClusterModule):
     def optimizer(self):
         """AdamW with a small weight decay."""
         return {"optimizer": torch.optim.AdamW, "optimizer__weight_decay": 1e-4}
+
+
+def some_slots(n_slots: int, n: int, device) -> Tensor:
+    """Draw n slots of the memory; of far more, with replacement.
+
+    A permutation of 10⁶ slots in each step would take as long as a small network does.
+    """
+    own = {"device": device, "generator": generator(device)}
+    if n_slots >= RARELY_TWICE * n:
+        return torch.randint(n_slots, (n,), **own)
+    return torch.randperm(n_slots, **own)[:n]

@@ -1,0 +1,141 @@
+"""Data sets and sequences of images, which are read one by one, by their index."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .arrays import Stored, as_array, is_frame
+
+TRIED = 16  # items of which one has to be readable, to tell what they are
+# what has any of these is an array, a table or a mapping, and is read as such
+OTHERS = ("shape", "__array__", "__array_interface__", "__dlpack__", "keys")
+
+
+class Item:
+    """One image of a data set, which is read when it is needed.
+
+    Parameters
+    ----------
+    images : object
+        With an image, or a tuple of an image and a target, at each index.
+    row : int
+    """
+
+    __slots__ = ("images", "row")
+
+    def __init__(self, images, row):
+        self.images, self.row = images, row
+
+    def read(self):
+        """Return the image, whatever that is by now."""
+        return image_of(self.images[self.row])
+
+
+class Arrays(Stored):
+    """Arrays or tensors of one shape in a sequence, read by rows and never whole.
+
+    Parameters
+    ----------
+    images : object
+        With one, or a tuple of one and a target, at each index.
+    first : ndarray
+        One of them: all have its shape and dtype.
+    """
+
+    def __init__(self, images, first):
+        self.source = images
+        self.shape, self.dtype = (len(images), *first.shape), first.dtype
+        self.ndim, self.size = len(self.shape), len(images) * first.size
+
+    def __getitem__(self, rows):
+        if isinstance(rows, slice):
+            rows = range(*rows.indices(len(self)))
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        for place, row in enumerate(rows):
+            out[place] = self._row(int(row))
+        return out
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self[:], dtype)
+
+    def _row(self, row):
+        try:
+            values = as_array(image_of(self.source[row]))
+            shape, dtype = values.shape, values.dtype
+        except Exception as error:  # any library may raise anything here
+            raise ValueError(
+                f"X[{row}] cannot be read as an array ({str(error)[:200]}). Leave it "
+                "out of X."
+            ) from error
+        if shape != self.shape[1:] or dtype != self.dtype:
+            raise ValueError(
+                f"X[{row}] has shape {shape} and dtype {dtype}, where others have "
+                f"{self.shape[1:]} and {self.dtype}. Bring all to one shape and dtype."
+            )
+        return values
+
+
+def image_of(item):
+    """Return an item of a data set without the target that may come with it."""
+    return item[0] if isinstance(item, tuple) and item else item
+
+
+def by_index(X):
+    """Return a data set or sequence of images as what reads it by index.
+
+    Parameters
+    ----------
+    X : object
+        With ``len(X)``, and images, or tuples of an image and a target, at ``X[i]``.
+
+    Returns
+    -------
+    X : list of Item or of paths, Arrays, or object
+        X itself if it holds no images in that way, or is a list or an array.
+
+    Raises
+    ------
+    TypeError
+        If X has several columns, or a dict at each index.
+    """
+    plain = isinstance(X, list | tuple | np.ndarray | torch.Tensor) or is_frame(X)
+    if not plain and hasattr(X, "column_names"):
+        _raise_columns(X, X.column_names)
+    if plain or any(hasattr(X, name) for name in OTHERS):
+        return X
+    first = _one_of(X)
+    if isinstance(first, Image.Image):
+        return [Item(X, row) for row in range(len(X))]
+    if isinstance(first, str):
+        return X if isinstance(X, str) else [image_of(X[row]) for row in range(len(X))]
+    if isinstance(first, np.ndarray | torch.Tensor) and first.ndim:
+        return Arrays(X, as_array(first))
+    if isinstance(first, dict):
+        _raise_columns(X, list(first))
+    return X
+
+
+def _raise_columns(X, names):
+    raise TypeError(
+        f"X, of type {type(X).__name__}, holds {', '.join(map(repr, names[:5]))} at "
+        "each index; an image was expected. Pass the column of the images, decoded, "
+        "such as X['image']."
+    )
+
+
+def _one_of(X):
+    """Return the first image that can be read, or None."""
+    if not (hasattr(type(X), "__len__") and hasattr(type(X), "__getitem__")):
+        return None
+    try:
+        n = len(X)
+    except TypeError:  # a data set that is not read by index
+        return None
+    for row in range(min(n, TRIED)):
+        try:
+            return image_of(X[row])
+        except Exception:  # a damaged image, or no index at all
+            continue
+    return None

@@ -1,0 +1,135 @@
+"""An array in a file, of which copies for other processes hold the path alone."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+
+class MappedArray:
+    """Images or vectors in a ``.npy`` file, read where and when they are used.
+
+    A search copies the rows of each fold for each of its candidates, and sends them to
+    other processes. Of this X, a selection of rows holds their numbers, and a pickle
+    the path. Each process maps the file into its own memory; the pages that have been
+    read are shared by all processes of a machine.
+
+    Parameters
+    ----------
+    path : path
+        Of an array of shape (n, ...), as ``numpy.save`` writes it. Processes on other
+        machines need the file at the same path.
+    rows : int64 ndarray of shape (n_rows,), optional
+        Those that are selected; all by default.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : dtype
+    chunks : tuple of int
+        A row is read by itself.
+
+    Raises
+    ------
+    ValueError
+        If the file holds no array, or one that cannot be mapped.
+
+    See Also
+    --------
+    load_image_folder : Paths of image files, which are as easy to send.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tempfile import TemporaryDirectory
+    >>> from skdeepcluster.datasets import MappedArray, load_digits_images
+    >>> X, _ = load_digits_images()
+    >>> with TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/X.npy", X)
+    ...     some = MappedArray(f"{folder}/X.npy")[100:200]
+    ...     some.shape, bool((np.asarray(some) == X[100:200]).all())
+    ((100, 8, 8), True)
+    """
+
+    def __init__(self, path, rows=None):
+        self.path = os.path.abspath(path)
+        try:
+            values = np.load(self.path, mmap_mode="r")
+        except ValueError as error:
+            raise self._unfit(str(error)) from error
+        if not isinstance(values, np.memmap) or not values.ndim:
+            raise self._unfit("it holds no single array with rows")
+        self._set(values, rows)
+
+    def _set(self, values, rows):
+        self._values, self.rows = values, rows
+        self.shape = (len(values if rows is None else rows), *values.shape[1:])
+        self.dtype, self.chunks = values.dtype, (1, *values.shape[1:])
+
+    def _unfit(self, why):
+        return ValueError(
+            f"{self.path!r} cannot be mapped ({why}). Write the images, or vectors, "
+            "by numpy.save, as one array of numbers."
+        )
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, key):
+        """Select rows, which are not read yet; a single one is.
+
+        Parameters
+        ----------
+        key : int, slice, or ndarray of shape (n_rows,), int64 or bool
+            Or a tuple of one of these and ``...``.
+
+        Returns
+        -------
+        rows : MappedArray or ndarray
+
+        Raises
+        ------
+        IndexError
+            If a row is out of range, or another axis is indexed, too.
+        """
+        if isinstance(key, tuple):
+            if len(key) != 2 or key[1] is not Ellipsis:
+                raise IndexError(
+                    f"Rows of a MappedArray were selected by {key!r}; one index was "
+                    "expected. Select other axes of np.asarray(X[rows])."
+                )
+            key = key[0]
+        if isinstance(key, slice):
+            taken = range(len(self))[key]
+            key = np.arange(taken.start, taken.stop, taken.step)
+        rows = np.asarray(key)
+        if rows.dtype == bool and rows.shape == (len(self),):
+            rows = np.flatnonzero(rows)
+        if rows.dtype.kind not in "iu" or rows.ndim > 1:
+            raise IndexError(
+                f"Rows were selected by {key!r}; a slice, integers, or a mask of "
+                f"{len(self)} entries was expected."
+            )
+        if rows.size and not -len(self) <= rows.min() <= rows.max() < len(self):
+            raise IndexError(
+                f"Rows {rows.min()} to {rows.max()} were selected of {len(self)}."
+            )
+        rows = np.where(rows < 0, rows + len(self), rows)
+        own = rows if self.rows is None else self.rows[rows]
+        if own.ndim == 0:
+            return np.asarray(self._values[own])
+        selected = object.__new__(MappedArray)  # without opening the file again
+        selected.path = self.path
+        selected._set(self._values, own)
+        return selected
+
+    def __array__(self, dtype=None, copy=None):
+        values = self._values if self.rows is None else self._values[self.rows]
+        return np.asarray(values, dtype)
+
+    def __reduce__(self):
+        return MappedArray, (self.path, self.rows)
+
+    def __repr__(self):
+        return f"MappedArray({self.path!r}, shape={self.shape}, dtype={self.dtype})"

@@ -1,0 +1,89 @@
+"""An array in a file: rows are numbers, pickles are paths."""
+
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.model_selection import cross_val_score
+from sklearn.utils import _safe_indexing
+from small_digpro import make
+
+from skdeepcluster.datasets import MappedArray, load_digits_images
+
+VALUES = load_digits_images()[0][:120]
+KEYS = {
+    "all": slice(None),
+    "some": slice(90, 10, -3),
+    "none": slice(5, 5),
+    "integers": np.array([5, -1, 5, 0]),
+    "a list": [3, 1],
+    "a mask": np.arange(120) % 7 == 0,
+    "one": 7,
+    "the last": -1,
+}
+
+
+@pytest.fixture
+def X(tmp_path):
+    np.save(tmp_path / "X.npy", VALUES)
+    return MappedArray(tmp_path / "X.npy")
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_rows_are_those_of_the_array(X, name):
+    key, expected = KEYS[name], VALUES[KEYS[name]]
+    for found in (X[key], X[key, ...], pickle.loads(pickle.dumps(X))[key]):
+        assert found.shape == expected.shape and found.dtype == np.uint8
+        np.testing.assert_array_equal(np.asarray(found), expected)
+
+
+def test_rows_of_rows(X):
+    some = X[20:80][::-2][[3, 0]]
+    np.testing.assert_array_equal(np.asarray(some), VALUES[20:80][::-2][[3, 0]])
+    np.testing.assert_array_equal(np.asarray(some, float), VALUES[[73, 79]])
+    assert repr(some).endswith("X.npy', shape=(2, 8, 8), dtype=uint8)")
+
+
+def test_nothing_is_read_before_it_is_asked_for(X):
+    folds = [_safe_indexing(X, np.arange(k, 120, 2)) for k in range(2)]
+    assert all(isinstance(fold, MappedArray) for fold in folds)
+    assert len(pickle.dumps(X)) < 300  # with 7680 values
+    selected = len(pickle.dumps(folds[0])) - len(pickle.dumps(X))
+    assert selected < 60 * 8 + 200  # of the rows, their numbers
+
+
+def test_clusters_are_those_of_the_array(X):
+    model, expected = make().fit(X), make().fit(VALUES)
+    np.testing.assert_array_equal(model.labels_, expected.labels_)
+    np.testing.assert_array_equal(expected.predict(X[40:50]), expected.labels_[40:50])
+    np.testing.assert_array_equal(model.predict(VALUES), expected.labels_)
+    scores = [cross_val_score(make(), values, cv=2) for values in (X, VALUES)]
+    np.testing.assert_array_equal(*scores)
+
+
+@pytest.mark.parametrize(
+    ("key", "match"),
+    [
+        (120, "Rows 120 to 120 were selected of 120"),
+        ([0, -121], "Rows -121 to 0"),
+        ([0.5], "a slice, integers, or a mask of 120 entries was expected"),
+        ([True, False], "a mask of 120 entries"),
+        (np.zeros((2, 2), int), "a slice, integers"),
+        ((0, 0), "one index was expected"),
+    ],
+)
+def test_rows_that_there_are_not(X, key, match):
+    with pytest.raises(IndexError, match=match):
+        X[key]
+
+
+def test_files_that_hold_no_array(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        MappedArray(tmp_path / "X.npy")
+    np.savez(tmp_path / "X.npz", VALUES)
+    np.save(tmp_path / "number.npy", 5)
+    np.save(tmp_path / "objects.npy", np.array([None]), allow_pickle=True)
+    (tmp_path / "text.npy").write_text("no array")
+    for name in ("X.npz", "number.npy", "objects.npy", "text.npy"):
+        with pytest.raises(ValueError, match=f"{name}' cannot be mapped .*numpy.save"):
+            MappedArray(tmp_path / name)

@@ -1,0 +1,203 @@
+"""X as a data set or a sequence of images that is read one by one."""
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_digpro import make
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import PILToTensor
+
+from skdeepcluster import ImageEncoder
+from skdeepcluster._input.layouts import as_images
+from skdeepcluster.datasets import load_digits_images
+
+X = load_digits_images()[0][:120]
+PICTURES = [Image.fromarray(x) for x in X]
+
+
+class Column:
+    """A column of a data set on a disk: each image is decoded when it is asked for."""
+
+    def __init__(self, files):
+        self.files, self.read = files, []
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, row):
+        self.read.append(row)
+        return Image.open(io.BytesIO(self.files[row]))
+
+
+def png(image):
+    file = io.BytesIO()
+    image.save(file, "png")
+    return file.getvalue()
+
+
+class Pairs(torch.utils.data.Dataset):
+    """Items with a target each."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, row):
+        return self.images[row], row % 3
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return make().fit(X)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i, picture in enumerate(PICTURES):
+        (tmp_path / f"class {i // 60}").mkdir(exist_ok=True)
+        picture.save(tmp_path / f"class {i // 60}" / f"{i:03d}.png")
+    return tmp_path
+
+
+KINDS = {
+    "a column of images": Column([png(picture) for picture in PICTURES]),
+    "images and targets": Pairs(PICTURES),
+    "arrays and targets": Pairs(X),
+    "tensors and targets": torch.utils.data.TensorDataset(
+        torch.tensor(X), torch.zeros(len(X))
+    ),
+    "a subset": torch.utils.data.Subset(Pairs([*X, *X]), range(len(X))),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_are_those_of_the_array(reference, kind):
+    model = make().fit(KINDS[kind])
+    np.testing.assert_array_equal(model.labels_, reference.labels_)
+    np.testing.assert_array_equal(reference.predict(KINDS[kind]), reference.labels_)
+    assert model.image_shape_ == (1, 8, 8)
+    pickle.loads(pickle.dumps(model)).predict(X[:3])
+
+
+def test_a_folder_of_torchvision(reference, folder):
+    colours = np.repeat(X[:, None], 3, axis=1)  # as its loader reads grey files
+    expected = make().fit(colours).labels_
+    np.testing.assert_array_equal(make().fit(ImageFolder(folder)).labels_, expected)
+    tensors = ImageFolder(folder, PILToTensor())
+    np.testing.assert_array_equal(make().fit(tensors).labels_, expected)
+    paths = [path for path, _ in ImageFolder(folder).samples]
+    np.testing.assert_array_equal(make().fit(paths).labels_, reference.labels_)
+
+
+@pytest.mark.parametrize("kind", ["images and targets", "arrays and targets"])
+def test_loader_workers_read_them(reference, kind):
+    model = make(net_params={"iterator_train__num_workers": 1}).fit(KINDS[kind])
+    np.testing.assert_array_equal(model.labels_, reference.labels_)
+
+
+def test_arrays_are_never_held_together(monkeypatch):
+    monkeypatch.setattr("skdeepcluster._input.layouts.CHUNK", 8)
+    images, layout = as_images(make(), Pairs(X.astype(np.float32)))
+    assert not isinstance(images.data, np.ndarray) and layout.shape == (1, 8, 8)
+    rows = torch.tensor([[5, 2], [5, 7]])
+    np.testing.assert_array_equal(images[rows][0][:, 0], X[[5, 2, 5, 7]])
+    np.testing.assert_array_equal(images[3:90:7][0][:, 0], X[3:90:7])
+
+
+def test_images_stay_as_they_are():
+    """A decoder may leave out detail of a file of its own, not of another's image."""
+    file = io.BytesIO()
+    Image.new("RGB", (512, 512)).save(file, "jpeg")
+    images = [Image.open(io.BytesIO(file.getvalue())) for _ in range(2)]
+    as_images(make(image_shape=(3, 8, 8)), Pairs(images))
+    assert all(image.size == (512, 512) for image in images)
+
+
+def test_each_image_is_read_no_more_than_it_has_to_be():
+    column = Column([png(picture) for picture in PICTURES])
+    as_images(make(), column)
+    # to tell what it is, for the header, and for the pixels, which fit in memory
+    assert max(map(column.read.count, range(len(X)))) == 3
+
+
+def test_damaged_images_are_told_and_left_out():
+    column = Column([png(picture) for picture in PICTURES])
+    column.files[0], column.files[7] = b"no image", column.files[7][:90]
+    with pytest.raises(
+        ValueError, match=r"2 of 120 (?s:.*)X\[0\] cannot be (?s:.*)X\[7\]"
+    ):
+        make().fit(column)
+    with pytest.warns(UserWarning, match=r"X\[0\] cannot be read \(cannot identify"):
+        model = make(on_error="skip").fit(column)
+    assert [row for row, _, _ in model.skipped_] == [0, 7]
+    np.testing.assert_array_equal(np.flatnonzero(model.labels_ < 0), [0, 7])
+
+
+class Odd(Pairs):
+    """One item is another thing than the others."""
+
+    def __init__(self, row, item, images=X):
+        super().__init__(images)
+        self.row, self.item = row, item
+
+    def __getitem__(self, row):
+        if row != self.row:
+            return super().__getitem__(row)
+        if isinstance(self.item, Exception):
+            raise self.item
+        return self.item
+
+
+class Rows(Pairs):
+    def __getitem__(self, row):
+        return {"image": self.images[row], "label": 0}
+
+
+class Table(Rows):
+    column_names = ["image", "label"]
+    shape = (len(X), 2)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        yield from X
+
+
+BAD = {
+    "another shape": (Odd(5, X[0, :4]), ValueError, r"X\[5\] has shape \(4, 8\).*one"),
+    "another dtype": (Odd(5, X[0] / 1.0), ValueError, r"X\[5\] .* dtype float64"),
+    "damaged": (Odd(5, OSError("torn")), ValueError, r"X\[5\] cannot .*\(torn\)"),
+    "no image": (Odd(5, (None, 1), PICTURES), ValueError, r"X\[5\] is not .*NoneType"),
+    "rows": (Rows(X), TypeError, "type Rows, holds 'image', 'label' at .*column"),
+    "a table of images": (Table(X), TypeError, "type Table, holds 'image', 'label'"),
+    "no index": (Stream(), TypeError, "Stream of torch without .*loader.dataset"),
+    "empty": (Pairs(X[:0]), TypeError, "Pairs of torch without an image"),
+    "texts": (Pairs(["a.png", "b.png"]), ValueError, "2 of 2 image files cannot be"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_items(reference, name):
+    values, error, match = BAD[name]
+    for use in (make().fit, reference.predict):
+        with pytest.raises(error, match=f"(?s){match}"):
+            use(values)
+
+
+def test_features_of_a_data_set():
+    class Mean(torch.nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3))
+
+    encoder = ImageEncoder(Mean(), device="cpu")
+    np.testing.assert_allclose(
+        encoder.fit_transform(KINDS["images and targets"]),
+        encoder.fit_transform(X),
+        rtol=1e-6,
+    )
