@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "benchmarks" / "bench_memory.py"
+SCRIPTS = Path(__file__).parents[1] / "examples" / "benchmarks"
 
 
-def bench(folder, n):
+def bench(folder, *n, script="bench_memory.py", options=()):
     """Measure in a process of its own: a peak never falls again."""
     path = folder / "record.json"
-    arguments = ["--n", str(n), "--folder", str(folder), "--json", str(path)]
+    arguments = ["--n", *map(str, n), "--folder", str(folder), "--json", str(path)]
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True
+        [sys.executable, str(SCRIPTS / script), *arguments, *options],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(path.read_text())
@@ -36,3 +38,20 @@ def test_many_images_on_the_disk(tmp_path):
     assert small["environment"]["versions"].keys() >= {"skdeepcluster", "torch"}
     assert small["arguments"]["n"] == 20_000
     assert small["arguments"]["seed"] == 0
+
+
+@pytest.mark.acceptance
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("method", ["DigPro", "SCL"])
+def test_a_fit_of_many_images_on_the_disk(tmp_path, method):
+    options = ["--methods", method]
+    record = bench(tmp_path, 5000, 40_000, script="bench_large.py", options=options)
+    small, large = record["runs"]
+    for call in ("fit", "predict", "transform"):
+        # of an image some embeddings and memories of 64 floats, but not its pixels
+        more = (large[f"{call}_mib"] - small[f"{call}_mib"]) * 2**20
+        assert more < 35_000 * (5 * 64 * 4) + 40 * 2**20  # pixels: 103 MiB
+    parts = ("steps", "embedding", "clustering", "rest")
+    spent = sum(large[f"{name}_cpu_seconds"] for name in parts)
+    assert spent == pytest.approx(large["epoch_cpu_seconds"])
+    assert "folder" not in record["parts"][0]["arguments"]
