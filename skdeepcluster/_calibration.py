@@ -99,10 +99,10 @@ class Part:
     def __len__(self):
         return len(self.rows)
 
-    def chunks(self, size):
-        """Yield the images in order, ``size`` at a time."""
-        for rows in self.rows.split(size):
-            yield self.images[rows][0]
+    def chunks(self, size, rows):
+        """Yield the images of a slice of the rows, in order, ``size`` at a time."""
+        for some in self.rows[rows].split(size):
+            yield self.images[some][0]
 
 
 def as_they_are(unit: Tensor) -> Tensor:

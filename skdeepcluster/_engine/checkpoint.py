@@ -17,6 +17,7 @@ from .._storage import FileError, read, unpack, write_tree
 from .._storage.digest import digest
 from .._storage.folder import make_folder
 from .._warnings import warn
+from .distributed import is_first
 from .saved import check_training
 
 # what may differ between the run that was killed and the one that goes on
@@ -121,7 +122,9 @@ class Checkpoint:
         return time.monotonic() - self.last >= self.every
 
     def save(self, state: dict) -> None:
-        """Replace the file by a training."""
+        """Replace the file by a training; of several processes the first one does."""
+        if not is_first():
+            return
         tree = {"identity": self.identity, "state": state}
         self.last = time.monotonic()
         try:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from ..callbacks import TrainingBar, explain_monitor
 from .batches import EpochBatches
 from .crowd import look
+from .distributed import align, all_rows, losses, replicate, same
 from .interrupts import StopTraining, check, was_noted
 from .protocol import Batch, Embedder
 from .randomness import generator, generators, may_draw, own_draws
@@ -141,7 +142,7 @@ class TrainingNet(NeuralNet):
         except BaseException:
             self.notify("on_train_end", X=images, y=None)
             raise
-        if self.checkpoint is not None and clock.epoch > 0:
+        if self.checkpoint is not None and self.module_.clock.epoch > 0:
             self.checkpoint.save(self.training_state())
         with contextlib.suppress(StopTraining):  # there is nothing left to stop
             self.notify("on_train_end", X=images, y=None)
@@ -214,7 +215,7 @@ class TrainingNet(NeuralNet):
         module.autocast = self.bfloat16
         with self.own_draws():
             self._batch = self.make_batch(*batch)
-            parts = module.losses(self._batch)
+            parts = losses(module, self._batch)
         self._check_scalars("losses", parts)
         if not parts:
             raise TypeError(
@@ -274,7 +275,7 @@ class TrainingNet(NeuralNet):
 
     def on_batch_begin(self, net, batch=None, training=False, **kwargs):
         super().on_batch_begin(net, batch, training, **kwargs)
-        check()
+        check(together=True)
         factor = self.module_.rate_factor()
         if factor is not None:
             for group in self.optimizer_.param_groups:
@@ -291,6 +292,7 @@ class TrainingNet(NeuralNet):
         clock = self.module_.clock
         if clock.extension and clock.extension[0] == clock.epoch:
             self.extend(dataset_train)
+        replicate(self.module_)
         self._sums, self._n_seen, self._n_steps = {}, 0, 0
         self._began = time.perf_counter()
 
@@ -309,6 +311,8 @@ class TrainingNet(NeuralNet):
         record("images_per_second", self._n_seen / seconds)
         for name, value in report.items():
             record(name, value)
+        # times differ, and callbacks decide by what is recorded
+        row.update(same({name: row[name] for name in row if name != "batches"}))
 
     def report(self, images) -> dict:
         """Return what the history holds of an epoch beside its losses."""
@@ -391,7 +395,9 @@ class ClusterNet(TrainingNet):
     def report(self, images):
         embed = self.embedder(images, self.bfloat16)
         with self.own_draws():
-            return self.module_.eval().refresh(embed) or {}
+            report = self.module_.eval().refresh(embed) or {}
+        align(self.module_)
+        return report
 
     def may_extend(self, max_epochs):
         return super().may_extend(max_epochs) and not self.module_.converged
@@ -399,12 +405,14 @@ class ClusterNet(TrainingNet):
     @torch.no_grad()
     def extend(self, images):
         self.module_.eval().extend(self.embedder(images, self.bfloat16))
+        align(self.module_)
 
     @torch.no_grad()
     def finish(self, images):
         """Let the module settle the assignment of the training images."""
         with self.own_draws():
             self.module_.eval().finish(self.embedder(images))
+        align(self.module_)
 
     def embedder(self, images, bfloat16=False) -> Embedder:
         """Return the ``embed`` that the module's hooks are given."""
@@ -417,17 +425,22 @@ class ClusterNet(TrainingNet):
         module.autocast = bfloat16
         _, height, width = images.shape
         size = max(16, min(INFERENCE_BATCH, INFERENCE_PIXELS // (height * width)))
-        out, start = torch.empty(0), 0
-        for raw in images.chunks(size):
-            check()
-            look()
-            x = module.scaling(raw.to(self.device))
-            part = function(x.contiguous(memory_format=torch.channels_last))
-            if start == 0:
-                out = part.new_empty(len(images), part.shape[1])
-            # at once: many small parts that stay would fragment the heap
-            out[start : start + len(part)] = part
-            start += len(part)
+
+        def of_rows(rows):
+            out, start = torch.empty(0), 0
+            for raw in images.chunks(size, rows):
+                check()
+                look()
+                x = module.scaling(raw.to(self.device))
+                part = function(x.contiguous(memory_format=torch.channels_last))
+                if start == 0:
+                    out = part.new_empty(rows.stop - rows.start, part.shape[1])
+                # at once: many small parts that stay would fragment the heap
+                out[start : start + len(part)] = part
+                start += len(part)
+            return out
+
+        out = all_rows(of_rows, len(images))
         if not out.isfinite().all():
             if not self.history:
                 raise FloatingPointError(

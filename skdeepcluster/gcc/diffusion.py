@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._engine.distributed import in_shares
 from .._engine.randomness import generator
 from .._input.layouts import is_vector
 from .._progress import shows_bars
@@ -72,7 +73,7 @@ class ConditionalDiffusion(nn.Module):
 
     def denoise(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """Predict v at timesteps t (b,): float32, under autocast too, shape of x."""
-        return self.denoiser(x, t, labels).float()
+        return in_shares(lambda *rows: self.denoiser(*rows).float(), x, t, labels)
 
     def loss(self, unit: Tensor, labels: Tensor) -> Tensor:
         """Mean squared error of the predicted v, at random noise and timesteps.
