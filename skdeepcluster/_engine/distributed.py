@@ -75,7 +75,8 @@ class Group:
         return torch.cat([x[:size] for x, size in zip(parts, sizes, strict=True)])
 
     def sum(self, x: Tensor) -> Tensor:
-        """Add up a tensor over the processes, in place."""
+        """Add up a tensor over the processes."""
+        x = x.clone()
         dist.all_reduce(x, group=self.processes)
         return x
 
