@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..callbacks import TrainingBar, explain_monitor
+from . import shares
 from .batches import EpochBatches
 from .crowd import look
-from .distributed import align, all_rows, losses, replicate, same
 from .interrupts import StopTraining, check, was_noted
 from .protocol import Batch, Embedder
 from .randomness import generator, generators, may_draw, own_draws
@@ -96,7 +96,7 @@ class TrainingNet(NeuralNet):
         options = self.get_params_for("iterator_train")
         try:
             return DataLoader(
-                dataset,
+                shares.partly_read(dataset),
                 sampler=batches,
                 batch_size=None,
                 generator=generator(),
@@ -166,13 +166,13 @@ class TrainingNet(NeuralNet):
                 if method_name == "on_epoch_end":
                     explain_monitor(self, callback)
                 raise
-        if method_name == "on_epoch_end" and self.checkpoint is not None:
-            if self.checkpoint.due():
-                self.checkpoint.save(self.training_state())
+        saves = method_name == "on_epoch_end" and self.checkpoint is not None
+        if saves and self.checkpoint.due():
+            self.checkpoint.save(self.training_state())
 
     def make_batch(self, raw, index) -> Batch:
         """Bring a raw batch to the device and make its views."""
-        unit = self.module_.scaling(raw.to(self.device, non_blocking=True))
+        unit = self.module_.scaling(shares.whole_batch(raw, index, self.device))
         units = [unit] * self.module_.n_views
         if index.ndim == 2:  # of the batch, and of each view
             units, index = unit.chunk(len(index))[1:], index[0]
@@ -215,7 +215,7 @@ class TrainingNet(NeuralNet):
         module.autocast = self.bfloat16
         with self.own_draws():
             self._batch = self.make_batch(*batch)
-            parts = losses(module, self._batch)
+            parts = shares.losses(module, self._batch)
         self._check_scalars("losses", parts)
         if not parts:
             raise TypeError(
@@ -292,7 +292,7 @@ class TrainingNet(NeuralNet):
         clock = self.module_.clock
         if clock.extension and clock.extension[0] == clock.epoch:
             self.extend(dataset_train)
-        replicate(self.module_)
+        shares.replicate(self.module_)
         self._sums, self._n_seen, self._n_steps = {}, 0, 0
         self._began = time.perf_counter()
 
@@ -311,8 +311,7 @@ class TrainingNet(NeuralNet):
         record("images_per_second", self._n_seen / seconds)
         for name, value in report.items():
             record(name, value)
-        # times differ, and callbacks decide by what is recorded
-        row.update(same({name: row[name] for name in row if name != "batches"}))
+        shares.align(self.module_, row)
 
     def report(self, images) -> dict:
         """Return what the history holds of an epoch beside its losses."""
@@ -395,9 +394,7 @@ class ClusterNet(TrainingNet):
     def report(self, images):
         embed = self.embedder(images, self.bfloat16)
         with self.own_draws():
-            report = self.module_.eval().refresh(embed) or {}
-        align(self.module_)
-        return report
+            return self.module_.eval().refresh(embed) or {}
 
     def may_extend(self, max_epochs):
         return super().may_extend(max_epochs) and not self.module_.converged
@@ -405,14 +402,13 @@ class ClusterNet(TrainingNet):
     @torch.no_grad()
     def extend(self, images):
         self.module_.eval().extend(self.embedder(images, self.bfloat16))
-        align(self.module_)
 
     @torch.no_grad()
     def finish(self, images):
         """Let the module settle the assignment of the training images."""
         with self.own_draws():
             self.module_.eval().finish(self.embedder(images))
-        align(self.module_)
+        shares.align(self.module_)
 
     def embedder(self, images, bfloat16=False) -> Embedder:
         """Return the ``embed`` that the module's hooks are given."""
@@ -440,7 +436,7 @@ class ClusterNet(TrainingNet):
                 start += len(part)
             return out
 
-        out = all_rows(of_rows, len(images))
+        out = shares.all_rows(of_rows, len(images))
         if not out.isfinite().all():
             if not self.history:
                 raise FloatingPointError(

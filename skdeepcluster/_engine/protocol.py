@@ -15,8 +15,8 @@ from .._input.scaling import Scaling
 from .average import Average
 from .batches import EpochBatches
 from .checkpoint import Checkpoint, digest
-from .distributed import in_shares
 from .schedules import WarmupCosine
+from .shares import in_shares
 
 
 @dataclass(frozen=True)

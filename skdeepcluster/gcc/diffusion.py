@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .._engine.distributed import in_shares
 from .._engine.randomness import generator
+from .._engine.shares import in_shares
 from .._input.layouts import is_vector
 from .._progress import shows_bars
 from .._warnings import ignored

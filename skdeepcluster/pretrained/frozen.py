@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from .._engine.crowd import look
 from .._engine.device import resolve_device
-from .._engine.distributed import all_rows
 from .._engine.interrupts import check
+from .._engine.shares import all_rows
 from .._input.images import Images
 from .._input.layouts import Layout, is_vector
 from .._progress import ImageProgress
