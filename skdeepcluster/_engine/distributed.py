@@ -97,10 +97,8 @@ class Group:
             return None
         reasons = [f"process {n} raised {text}" for n, text in told.items() if text]
         silent = [str(n) for n in range(self.size) if n not in told]
-        killed = (
-            f"process {' or '.join(silent) or '0'} was killed, or did not answer for "
-            f"{TIMEOUT.seconds} seconds"
-        )
+        who = f"process {', '.join(silent)}" if silent else "one of them"
+        killed = f"{who} was killed, or did not answer for {TIMEOUT.seconds} seconds"
         return RuntimeError(
             f"Training in {self.size} processes was ended: "
             f"{('; '.join(reasons) or killed).rstrip('.')}. Start all of them again: "
