@@ -2,9 +2,9 @@
 One fit in several processes
 ============================
 
-Start it by ``torchrun --nproc-per-node 2 several_processes.py``: every process fits on the
-same images, and all end with the same labels. Nothing of the script would change for a
-single process, or for one process a GPU.
+Start it by ``torchrun --nproc-per-node 2 several_processes.py``: every process fits on
+the same images, and all end with the same labels. Nothing of the script would change
+for a single process, or for one process a GPU.
 """
 
 import os

@@ -12,6 +12,7 @@ import warnings
 from datetime import timedelta
 from pathlib import Path
 
+import h5py
 import numpy as np
 import torch
 from estimators import SMALL, SMALL_FACETS, SMALL_GCC
@@ -115,6 +116,25 @@ def alike():
     return found
 
 
+def stored(folder):
+    """Train on an array of h5py, of which each process reads a part of a batch."""
+    file = h5py.File(folder / f"X{os.environ['RANK']}.h5", "w")
+    data = file.create_dataset("X", data=X, chunks=(10, 1, 8, 8))
+    parts, get = [], shares.PartlyRead.__getitem__
+
+    def counted(self, index):
+        raw, index = get(self, index)
+        parts.append(len(raw))
+        return raw, index
+
+    shares.PartlyRead.__getitem__ = counted
+    with recorded() as losses:
+        model = clone(FIT["SCL"]).set_params(**DESCENT)
+        model.fit(data)
+    shares.PartlyRead.__getitem__ = get
+    return fitted(model, losses) | {"parts": parts}
+
+
 class Doubtful(nn.Module):
     """A backbone that draws in training."""
 
@@ -205,6 +225,7 @@ def ends(folder):
     """Fit as one process does, and in ways that fail; last, process 1 is killed."""
     rank = int(os.environ["RANK"])
     found = alike() | {"dropout": own_networks(), "gradients": gradients()}
+    found["stored"] = stored(folder)
     found["whole"] = outcome(small())
     found["other"] = outcome(small(n_clusters=3 + rank))
     found["error"] = outcome(small(callbacks=[At(5, fail)]))

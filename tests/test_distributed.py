@@ -93,6 +93,12 @@ def test_both_processes_have_the_same(told):
             assert told[0][fit][name] == told[1][fit][name]
 
 
+def test_each_process_reads_a_part_of_what_is_on_a_disk(told):
+    for each, part in zip(told, (6, 7), strict=True):
+        assert each["stored"]["losses"] == each["SCL float32"]["losses"]
+        assert each["stored"]["parts"] == [part] * 20
+
+
 def test_networks_that_differ_and_draw_are_made_the_same(told):
     first, second = (each["dropout"] for each in told)
     assert first["losses"] == second["losses"]
