@@ -20,6 +20,7 @@ from ._engine.batches import EpochBatches, NeighborBatches
 from ._engine.checkpoint import clock_of, last_training
 from ._engine.crowd import watched
 from ._engine.device import resolve_device, resolve_precision
+from ._engine.distributed import joined, same
 from ._engine.guard import guarded, pinned, unchanged_on_error
 from ._engine.interrupts import Interrupted, ending, interruption, signals
 from ._engine.net import ClusterNet
@@ -152,9 +153,9 @@ class DeepClusterer(
         FloatingPointError
             If a loss becomes NaN or infinite.
         """
-        seed = make_seed(self._plain_values()["random_state"])
-        with pinned(), watched(), seeded(seed), sizes_fit(self.get_params(deep=False)):
-            return self._fit(X, y)
+        with joined(), pinned(), watched(), sizes_fit(self.get_params(deep=False)):
+            with seeded(same(make_seed(self._plain_values()["random_state"]))):
+                return self._fit(X, y)
 
     def _fit(self, X, y):
         resolve_device(self.device)  # errors, before files are read

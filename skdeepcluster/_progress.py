@@ -9,11 +9,20 @@ import time
 LOGGER = logging.getLogger("skdeepcluster")
 
 
+def _is_first():
+    from ._engine.distributed import is_first  # which imports torch
+
+    return is_first()
+
+
 def shows_bars() -> bool:
     """Whether a bar can be drawn: on a terminal or in a notebook.
 
-    A bar that is written into a file fills it with carriage returns.
+    A bar that is written into a file fills it with carriage returns. Of several
+    processes of a training only the first one shows anything.
     """
+    if not _is_first():
+        return False
     shell = sys.modules.get("IPython")
     if shell is not None and hasattr(shell.get_ipython(), "kernel"):
         return True
@@ -30,6 +39,8 @@ def say(line: str) -> None:
     ----------
     line : str
     """
+    if not _is_first():
+        return
     if LOGGER.isEnabledFor(logging.INFO):
         LOGGER.info(line)
     elif sys.stderr is not None:

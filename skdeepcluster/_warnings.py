@@ -32,11 +32,17 @@ if hasattr(os, "register_at_fork"):  # another thread of the parent may have hel
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the first line that is neither of this package nor of those it runs in.
 
+    Of several processes of a training only the first one warns.
+
     Parameters
     ----------
     message : str
     category : type of Warning
     """
+    from ._engine.distributed import is_first  # which imports more than this
+
+    if not is_first():
+        return
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(BETWEEN):
         frame, level = frame.f_back, level + 1

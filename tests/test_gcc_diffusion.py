@@ -200,7 +200,7 @@ def test_the_model_learns_images_as_they_are(monkeypatch):
     monkeypatch.setattr(
         module.trained, "loss", lambda unit, labels: seen.extend([unit, labels])
     )
-    monkeypatch.setattr(module, "run", lambda network, x: network(x))
+    monkeypatch.setattr(module, "run_whole", lambda network, x: network(x))
     batch = Batch(torch.tensor([5, 3]), [torch.rand(2, 1, 8, 8)])
     module.losses(batch)
     assert torch.equal(seen[0], batch.views[0]) and seen[1].tolist() == [2, 0]

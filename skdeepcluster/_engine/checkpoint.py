@@ -17,6 +17,7 @@ from .._storage import FileError, read, unpack, write_tree
 from .._storage.digest import digest
 from .._storage.folder import make_folder
 from .._warnings import warn
+from .distributed import check_agreed, is_first
 from .saved import check_training
 
 # what may differ between the run that was killed and the one that goes on
@@ -32,6 +33,8 @@ FREE = {
     "verbose",
     "warm_start",
 }
+
+PLAIN = (bool, int, float, str, tuple, type(None))  # parameters that processes compare
 
 
 class Checkpoint:
@@ -121,7 +124,9 @@ class Checkpoint:
         return time.monotonic() - self.last >= self.every
 
     def save(self, state: dict) -> None:
-        """Replace the file by a training."""
+        """Replace the file by a training; of several processes the first one does."""
+        if not is_first():
+            return
         tree = {"identity": self.identity, "state": state}
         self.last = time.monotonic()
         try:
@@ -192,8 +197,10 @@ def last_training(
     Raises
     ------
     ValueError
-        If that was on other data, by other parameters, or planned for more epochs.
+        If that was on other data, by other parameters, or planned for more epochs; or
+        if other processes of the training have other data or parameters.
     """
+    check_agreed(facts_of(estimator, images))
     kept = vars(estimator).pop("_training", None) if estimator.warm_start else None
     if estimator.checkpoint is None and not estimator.warm_start:
         return None, None
@@ -211,12 +218,25 @@ def last_training(
             check_same(kept.identity, identity, where, "pass warm_start=False")
             checkpoint.state = kept.state  # a fit that fails leaves the old one alone
     state = checkpoint.load()
+    done = 0 if state is None else clock_of(state).step
+    check_agreed({"the steps that were done before": str(done)})
     if state is not None and max_epochs < clock_of(state).ends[-1]:
         raise ValueError(
             f"max_epochs={max_epochs}, but the training to go on with was planned for "
             f"{clock_of(state).ends[-1]} epochs. Pass as many or more."
         )
     return checkpoint, state
+
+
+def facts_of(estimator, images) -> dict[str, str]:
+    """Tell in what all processes of a training have to agree, as far as it is short."""
+    own = FREE - {"max_epochs", "calibrate", "warm_start"} | {"random_state"}
+    params = estimator.get_params(deep=False)
+    return {
+        "the class": type(estimator).__qualname__,
+        "the number and shape of the images": f"{len(images)} of {images.shape}",
+        **{k: repr(v) for k, v in params.items() if k not in own and type(v) in PLAIN},
+    }
 
 
 def is_text(item) -> bool:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 
 from .._input.layouts import is_vector
+from .distributed import local_device
 
 
 def resolve_device(device) -> torch.device:
     """Turn ``"auto"`` or the name of a device into one that is there.
+
+    ``"auto"`` and ``"cuda"`` are another device in each process of a training.
 
     Raises
     ------
@@ -16,7 +19,9 @@ def resolve_device(device) -> torch.device:
         If torch does not know the device or cannot use it.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if str(device) == "cuda":
+        device = local_device()
     try:
         resolved = torch.device(device)
         torch.empty(1, device=resolved).cpu()  # what "meta" cannot do

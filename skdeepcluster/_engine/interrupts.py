@@ -9,6 +9,8 @@ import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 
+from .distributed import are_several, highest
+
 # what a process does without handlers of its own
 DEFAULTS = {
     signal.SIGINT: signal.default_int_handler,
@@ -111,10 +113,21 @@ def ending(number: int, message: str = "") -> BaseException:
     return SystemExit(128 + number)
 
 
-def check() -> None:
-    """End training here if a signal asked for it; once, so that it can be finished."""
+def check(together: bool = False) -> None:
+    """End training here if a signal asked for it; once, so that it can be finished.
+
+    Parameters
+    ----------
+    together : bool
+        Whether all processes of a training are at this place, with none ahead: only
+        there several of them obey, all of them to a signal that one got.
+    """
     current = _current.get()
-    if current is not None and current.noted is not None and not current.obeyed:
+    if current is None or current.obeyed or (are_several() and not together):
+        return
+    if together:
+        current.noted = highest(current.noted or 0) or None
+    if current.noted is not None:
         current.obeyed = True
         raise Interrupted(current.noted)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..callbacks import TrainingBar, explain_monitor
+from . import shares
 from .batches import EpochBatches
 from .crowd import look
 from .interrupts import StopTraining, check, was_noted
@@ -95,7 +96,7 @@ class TrainingNet(NeuralNet):
         options = self.get_params_for("iterator_train")
         try:
             return DataLoader(
-                dataset,
+                shares.partly_read(dataset),
                 sampler=batches,
                 batch_size=None,
                 generator=generator(),
@@ -141,7 +142,7 @@ class TrainingNet(NeuralNet):
         except BaseException:
             self.notify("on_train_end", X=images, y=None)
             raise
-        if self.checkpoint is not None and clock.epoch > 0:
+        if self.checkpoint is not None and self.module_.clock.epoch > 0:
             self.checkpoint.save(self.training_state())
         with contextlib.suppress(StopTraining):  # there is nothing left to stop
             self.notify("on_train_end", X=images, y=None)
@@ -165,13 +166,13 @@ class TrainingNet(NeuralNet):
                 if method_name == "on_epoch_end":
                     explain_monitor(self, callback)
                 raise
-        if method_name == "on_epoch_end" and self.checkpoint is not None:
-            if self.checkpoint.due():
-                self.checkpoint.save(self.training_state())
+        saves = method_name == "on_epoch_end" and self.checkpoint is not None
+        if saves and self.checkpoint.due():
+            self.checkpoint.save(self.training_state())
 
     def make_batch(self, raw, index) -> Batch:
         """Bring a raw batch to the device and make its views."""
-        unit = self.module_.scaling(raw.to(self.device, non_blocking=True))
+        unit = self.module_.scaling(shares.whole_batch(raw, index, self.device))
         units = [unit] * self.module_.n_views
         if index.ndim == 2:  # of the batch, and of each view
             units, index = unit.chunk(len(index))[1:], index[0]
@@ -214,7 +215,7 @@ class TrainingNet(NeuralNet):
         module.autocast = self.bfloat16
         with self.own_draws():
             self._batch = self.make_batch(*batch)
-            parts = module.losses(self._batch)
+            parts = shares.losses(module, self._batch)
         self._check_scalars("losses", parts)
         if not parts:
             raise TypeError(
@@ -274,7 +275,7 @@ class TrainingNet(NeuralNet):
 
     def on_batch_begin(self, net, batch=None, training=False, **kwargs):
         super().on_batch_begin(net, batch, training, **kwargs)
-        check()
+        check(together=True)
         factor = self.module_.rate_factor()
         if factor is not None:
             for group in self.optimizer_.param_groups:
@@ -291,6 +292,7 @@ class TrainingNet(NeuralNet):
         clock = self.module_.clock
         if clock.extension and clock.extension[0] == clock.epoch:
             self.extend(dataset_train)
+        shares.replicate(self.module_)
         self._sums, self._n_seen, self._n_steps = {}, 0, 0
         self._began = time.perf_counter()
 
@@ -309,6 +311,7 @@ class TrainingNet(NeuralNet):
         record("images_per_second", self._n_seen / seconds)
         for name, value in report.items():
             record(name, value)
+        shares.align(self.module_, row)
 
     def report(self, images) -> dict:
         """Return what the history holds of an epoch beside its losses."""
@@ -405,6 +408,7 @@ class ClusterNet(TrainingNet):
         """Let the module settle the assignment of the training images."""
         with self.own_draws():
             self.module_.eval().finish(self.embedder(images))
+        shares.align(self.module_)
 
     def embedder(self, images, bfloat16=False) -> Embedder:
         """Return the ``embed`` that the module's hooks are given."""
@@ -417,20 +421,24 @@ class ClusterNet(TrainingNet):
         module.autocast = bfloat16
         _, height, width = images.shape
         size = max(16, min(INFERENCE_BATCH, INFERENCE_PIXELS // (height * width)))
-        out, start, finite = torch.empty(0), 0, torch.tensor(True)
-        for raw in images.chunks(size):
-            check()
-            look()
-            x = module.scaling(raw.to(self.device))
-            part = function(x.contiguous(memory_format=torch.channels_last))
-            if start == 0:
-                out = part.new_empty(len(images), part.shape[1])
-                finite = finite.to(part.device)
-            # at once: many small parts that stay would fragment the heap
-            out[start : start + len(part)] = part
-            finite &= part.isfinite().all()
-            start += len(part)
-        if not finite:
+
+        def of_rows(rows):
+            out, start = torch.empty(0), 0
+            for raw in images.chunks(size, rows):
+                check()
+                look()
+                x = module.scaling(raw.to(self.device))
+                part = function(x.contiguous(memory_format=torch.channels_last))
+                if start == 0:
+                    out = part.new_empty(rows.stop - rows.start, part.shape[1])
+                # at once: many small parts that stay would fragment the heap
+                out[start : start + len(part)] = part
+                start += len(part)
+            return out
+
+        out = shares.all_rows(of_rows, len(images))
+        # by blocks: of all rows, what is compared would take as much as the rows
+        if not all(block.isfinite().all() for block in out.split(INFERENCE_BATCH * 64)):
             if not self.history:
                 raise FloatingPointError(
                     "The embedding of X is NaN or infinite. X holds values that are "

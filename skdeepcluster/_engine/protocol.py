@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,7 @@ from .average import Average
 from .batches import EpochBatches
 from .checkpoint import Checkpoint, digest
 from .schedules import WarmupCosine
+from .shares import in_shares
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,14 @@ class Objective(Stateful):
         self.clock = clock
 
     def run(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """``network(x)``, one tensor, in the engine's precision; float32 out."""
+        """``network(x)``, one tensor, in the engine's precision; float32 out.
+
+        Of several processes each computes some rows, and all get all of them.
+        """
+        return in_shares(partial(self.run_whole, network), x)
+
+    def run_whole(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """As :meth:`run`, of all rows in each process."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
             out = network(x).float()
         torch.clear_autocast_cache()  # which a caller's autocast would keep

@@ -83,7 +83,14 @@ def seeded(seed: int) -> Iterator[None]:
     What passes ``generator=generator(device)`` draws from them; so does what others
     wrote, within :class:`OwnDraws`. Torch's own generators are neither read nor moved.
     """
-    token = _current.set(Generators(seed))
+    with drawing_from(Generators(seed)):
+        yield
+
+
+@contextlib.contextmanager
+def drawing_from(own: Generators) -> Iterator[None]:
+    """Draw from these generators inside the block, in this thread alone."""
+    token = _current.set(own)
     try:
         yield
     finally:
@@ -99,11 +106,8 @@ def forked() -> Iterator[None]:
         return
     inner = Generators(generators().seed)
     inner.load_state(generators().state())
-    token = _current.set(inner)
-    try:
+    with drawing_from(inner):
         yield
-    finally:
-        _current.reset(token)
 
 
 def make_seed(random_state) -> int:

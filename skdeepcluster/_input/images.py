@@ -126,10 +126,11 @@ class Images(Dataset):
         with np.errstate(over="ignore"):  # an error will tell of it
             return batch.astype(dtype, order="C", copy=False)
 
-    def chunks(self, size=CHUNK):
-        """Yield all images in order, ``size`` at a time."""
-        for start in range(0, max(1, len(self)), size):  # no image: an empty chunk
-            yield self[start : start + size][0]
+    def chunks(self, size=CHUNK, rows=None):
+        """Yield the images of a slice of rows, or all, in order, ``size`` at a time."""
+        start, stop, _ = (rows or slice(None)).indices(len(self))
+        for first in range(start, max(start + 1, stop), size):  # none: an empty chunk
+            yield self[first : min(first + size, stop)][0]
 
     def to(self, device):
         """Move the data to a CUDA device once, if they fit in half its free memory."""
@@ -168,10 +169,10 @@ class Part:
     def __len__(self):
         return len(self.rows)
 
-    def chunks(self, size=CHUNK):
-        """Yield the images in order, ``size`` at a time."""
-        for rows in self.rows.split(size):
-            yield self.images[rows][0]
+    def chunks(self, size=CHUNK, rows=None):
+        """Yield the images of a slice of rows, or all, in order, ``size`` at a time."""
+        for some in self.rows[rows or slice(None)].split(size):
+            yield self.images[some][0]
 
 
 def expand(values, images):

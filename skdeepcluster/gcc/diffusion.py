@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._engine.randomness import generator
+from .._engine.shares import in_shares
 from .._input.layouts import is_vector
 from .._progress import shows_bars
 from .._warnings import ignored
@@ -72,7 +73,7 @@ class ConditionalDiffusion(nn.Module):
 
     def denoise(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """Predict v at timesteps t (b,): float32, under autocast too, shape of x."""
-        return self.denoiser(x, t, labels).float()
+        return in_shares(lambda *rows: self.denoiser(*rows).float(), x, t, labels)
 
     def loss(self, unit: Tensor, labels: Tensor) -> Tensor:
         """Mean squared error of the predicted v, at random noise and timesteps.

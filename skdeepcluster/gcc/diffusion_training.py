@@ -72,7 +72,8 @@ class DiffusionObjective(Objective):
         device = labels.device
         chance = torch.rand(len(labels), device=device, generator=generator(device))
         told = labels.masked_fill(chance < self.dropout, self.trained.null)
-        return {"diffusion": self.run(partial(self.trained.loss, labels=told), view)}
+        loss = partial(self.trained.loss, labels=told)  # which shares its network
+        return {"diffusion": self.run_whole(loss, view)}
 
     def schedule(self):
         """A linear rise and a cosine over all steps."""

@@ -319,7 +319,7 @@ class GCCModule(ClusterModule):
             sampler=p.sampler,
             bar=self.log.title("generated images", self.round),
         )
-        images = self.run(draw, self.bank.labels)
+        images = self.run_whole(draw, self.bank.labels)
         self.log.end("sampling", self.round)
         return images
 

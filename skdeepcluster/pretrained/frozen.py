@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .._engine.crowd import look
 from .._engine.device import resolve_device
 from .._engine.interrupts import check
+from .._engine.shares import all_rows
 from .._input.images import Images
 from .._input.layouts import Layout, is_vector
 from .._progress import ImageProgress
@@ -80,21 +81,28 @@ class Frozen(nn.Module):
         pixels = side**2 if side else images.shape[1] * images.shape[2]
         most = PIXELS["cpu" if device.type == "cpu" else "cuda"]
         size = max(16, min(512, most // pixels))
-        n, out = len(images), np.empty((len(images), width), np.float32)
-        with ImageProgress(title, n, 0, verbose) as shown:
-            for start in range(0, n, size):
-                check()
-                look()
-                raw = images[start : start + size][0]
-                part = self(raw.to(device)).cpu().numpy()
-                if not np.isfinite(part).all():
-                    raise FloatingPointError(
-                        "The pretrained network gives features that are NaN or "
-                        f"infinite, of images from row {start} on. X holds values "
-                        "that are far from those of images, or the weights are damaged."
-                    )
-                out[start : start + size] = part
-                shown.advance(len(part))
+
+        def of_rows(rows):
+            out = np.empty((rows.stop - rows.start, width), np.float32)
+            with ImageProgress(title, len(out), 0, verbose) as shown:
+                for start in range(0, len(out), size):
+                    check()
+                    look()
+                    first = rows.start + start
+                    raw = images[first : min(first + size, rows.stop)][0]
+                    part = self(raw.to(device)).cpu().numpy()
+                    if not np.isfinite(part).all():
+                        raise FloatingPointError(
+                            "The pretrained network gives features that are NaN or "
+                            f"infinite, of images from row {first} on. X holds values "
+                            "that are far from those of images, or the weights are "
+                            "damaged."
+                        )
+                    out[start : start + len(part)] = part
+                    shown.advance(len(part))
+            return torch.from_numpy(out)
+
+        out = all_rows(of_rows, len(images)).numpy()
         found = Images(out, (1, 1, width))
         found.rows = images.rows
         return found

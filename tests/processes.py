@@ -1,0 +1,256 @@
+"""What two processes do in the tests of trainings over several: run as a script."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+import warnings
+from datetime import timedelta
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from estimators import SMALL, SMALL_FACETS, SMALL_GCC
+from sklearn.base import clone
+from skorch.callbacks import Callback
+from torch import nn
+
+from skdeepcluster import GCC, MFCVAE, SCL, DigPro, StatDEC
+from skdeepcluster._engine import distributed, guard, shares
+from skdeepcluster._engine.net import TrainingNet
+from skdeepcluster._engine.randomness import seeded
+
+N, BATCH = 130, 13  # ten steps an epoch; two processes cannot have as many rows each
+COMMON = {"batch_size": BATCH, "device": "cpu", "precision": "float32", "max_epochs": 2}
+CONV = {"backbone": "conv", "warmup": 0.5}
+DESCENT = {"net_params": {"optimizer": torch.optim.SGD}, "lr": 1e-2}
+FIT = {
+    "DigPro": DigPro(**{**SMALL, **COMMON, **CONV}),
+    "SCL": SCL(**{**SMALL, **COMMON, **CONV}),
+    "StatDEC": StatDEC(**{**SMALL, **COMMON, **CONV}),
+    "MFCVAE": MFCVAE(**{**SMALL_FACETS, **COMMON}),
+    "GCC": GCC(**{**SMALL_GCC, **COMMON, "backbone": "conv", "pretraining": 0.5}),
+}
+
+
+def make_images():
+    """Images (N, 1, 8, 8), uint8, of three kinds of stripes."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 60, (N, 1, 8, 8))
+    for kind, rows in enumerate((slice(0, 3), slice(3, 5), slice(5, 8))):
+        images[kind::3, :, rows] += 150
+    return images.astype(np.uint8)
+
+
+X = make_images()
+
+
+@contextlib.contextmanager
+def float64():
+    """Compute all that is float32 in float64: nothing is left of the rounding."""
+    single, pinned = torch.Tensor.float, guard._float32
+    torch.Tensor.float, guard._float32 = torch.Tensor.double, contextlib.nullcontext
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.Tensor.float, guard._float32 = single, pinned
+
+
+@contextlib.contextmanager
+def recorded():
+    """Collect the loss of every step of the trainings inside."""
+    values, step = [], TrainingNet.train_step_single
+
+    def recording(self, batch, **params):
+        out = step(self, batch, **params)
+        values.append(self._sums["loss"] if self._n_steps == 1 else out["loss"].item())
+        return out
+
+    TrainingNet.train_step_single = recording
+    try:
+        yield values
+    finally:
+        TrainingNet.train_step_single = step
+
+
+def fitted(model, losses=()):
+    """What a fit came to."""
+    running = [
+        value.flatten()
+        for name, value in model.net_.module_.state_dict().items()
+        if "running_" in name
+    ]
+    return {
+        "losses": list(losses),
+        "labels": model.labels_.tolist(),
+        "running": torch.cat(running).tolist() if running else [],
+        "seconds": [row["seconds"] for row in model.history_],
+    }
+
+
+def train(name, **params):
+    """Fit one of FIT, and tell the loss of every step."""
+    with recorded() as losses:
+        model = clone(FIT[name]).set_params(**params).fit(X)
+    return fitted(model, losses)
+
+
+# -- the same as in one process --------------------------------------------------------
+
+
+def alike():
+    """Train each method, by plain descent in float32 and as ever in float64."""
+    found = {}
+    for name in FIT:
+        with float64():
+            found[f"{name} float64"] = train(name)
+    for name in ("DigPro", "SCL", "StatDEC"):
+        found[f"{name} float32"] = train(name, **DESCENT)
+    return found
+
+
+def stored(folder):
+    """Train on an array of h5py, of which each process reads a part of a batch."""
+    file = h5py.File(folder / f"X{os.environ['RANK']}.h5", "w")
+    data = file.create_dataset("X", data=X, chunks=(10, 1, 8, 8))
+    parts, get = [], shares.PartlyRead.__getitem__
+
+    def counted(self, index):
+        raw, index = get(self, index)
+        parts.append(len(raw))
+        return raw, index
+
+    shares.PartlyRead.__getitem__ = counted
+    with recorded() as losses:
+        model = clone(FIT["SCL"]).set_params(**DESCENT)
+        model.fit(data)
+    shares.PartlyRead.__getitem__ = get
+    return fitted(model, losses) | {"parts": parts}
+
+
+class Doubtful(nn.Module):
+    """A backbone that draws in training."""
+
+    def __init__(self):
+        super().__init__()
+        layers = nn.Flatten(), nn.Linear(64, 12), nn.Dropout(0.5), nn.BatchNorm1d(12)
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def own_networks():
+    """Train a network of the user's, whose weights are others in each process."""
+    torch.manual_seed(int(os.environ["RANK"]))
+    backbone = Doubtful()
+    with recorded() as losses, warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        model = clone(FIT["SCL"]).set_params(backbone=backbone, max_epochs=1).fit(X)
+    return fitted(model, losses) | {"warnings": len(seen)}
+
+
+def gradients():
+    """Outputs and gradients of two networks in turn, and of what is outside of them."""
+    torch.manual_seed(0)
+    x = torch.randn(7, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+    first = nn.Sequential(nn.Conv2d(4, 5, 3, padding=1), nn.BatchNorm2d(5))
+    last = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(45, affine=False, momentum=None))
+    weight = nn.Parameter(torch.randn(45, 2))
+    both = nn.ModuleList([first, last]).double()
+    with distributed.joined(), seeded(0):
+        y = shares.in_shares(first, x)
+        z = shares.in_shares(last, y)
+        ((z @ weight.double()).sin().sum() + (y * x[:, :1]).square().mean()).backward()
+        size = 1 if distributed.current() is None else distributed.current().size
+        for parameter in [*both.parameters()]:  # as the replicas of an objective do
+            if size > 1:
+                parameter.grad = distributed.current().sum(parameter.grad) / size
+    tensors = [y, z, x.grad, weight.grad, *(p.grad for p in both.parameters())]
+    tensors += [b.double() for b in both.buffers()]
+    return [tensor.detach().flatten().tolist() for tensor in tensors]
+
+
+# -- how they end ----------------------------------------------------------------------
+
+
+class At(Callback):
+    """Do something in process 1, before a step."""
+
+    def __init__(self, step, act):
+        self.step, self.act = step, act
+
+    def on_batch_begin(self, net, **kwargs):
+        if net.module_.clock.step == self.step and distributed.current().rank == 1:
+            self.act()
+
+
+def outcome(model):
+    """The error of a fit, and how long it took to come."""
+    began = time.monotonic()
+    try:
+        model.fit(X)
+    except BaseException as error:
+        told = f"{type(error).__name__}: {error}"
+        fit = getattr(error, "estimator", None)
+        found = {} if fit is None else fitted(fit)
+        return found | {"error": told, "seconds": time.monotonic() - began}
+    return fitted(model)
+
+
+def fail():
+    raise ValueError("no more paper")
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def terminated():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def small(**params):
+    return clone(FIT["SCL"]).set_params(**{**COMMON, "max_epochs": 4, **params})
+
+
+def ends(folder):
+    """Fit as one process does, and in ways that fail; last, process 1 is killed."""
+    rank = int(os.environ["RANK"])
+    found = alike() | {"dropout": own_networks(), "gradients": gradients()}
+    found["stored"] = stored(folder)
+    found["whole"] = outcome(small())
+    found["other"] = outcome(small(n_clusters=3 + rank))
+    found["error"] = outcome(small(callbacks=[At(5, fail)]))
+    distributed.TIMEOUT = timedelta(seconds=2)
+    found["slow"] = outcome(small(callbacks=[At(5, lambda: time.sleep(4))]))
+    tell(folder, found)
+    kept = {"checkpoint": folder / "checkpoint", "checkpoint_every": 0}
+    found["killed"] = outcome(small(callbacks=[At(25, killed)], **kept))
+    return found
+
+
+def goes_on(folder):
+    """Resume, as two processes that were started again; then end by a signal."""
+    kept = {"checkpoint": folder / "checkpoint", "checkpoint_every": 0}
+    with recorded() as losses:
+        found = {"resumed": outcome(small(**kept))}
+    found["resumed"]["losses"] = losses
+    found["signal"] = outcome(small(callbacks=[At(15, terminated)]))
+    return found
+
+
+def tell(folder, found):
+    (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    where = Path(sys.argv[2])
+    tell(where, {"ends": ends, "goes_on": goes_on}[sys.argv[1]](where))
