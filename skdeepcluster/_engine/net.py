@@ -437,8 +437,7 @@ class ClusterNet(TrainingNet):
             return out
 
         out = shares.all_rows(of_rows, len(images))
-        # by blocks: of all rows, what is compared would take as much as the rows
-        if not all(block.isfinite().all() for block in out.split(INFERENCE_BATCH * 64)):
+        if not all(x.isfinite().all() for x in out.split(2**15)):  # in little memory
             if not self.history:
                 raise FloatingPointError(
                     "The embedding of X is NaN or infinite. X holds values that are "
