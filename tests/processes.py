@@ -192,7 +192,7 @@ class At(Callback):
             self.act()
 
 
-def outcome(model):
+def outcome(model, X=X):
     """The error of a fit, and how long it took to come."""
     began = time.monotonic()
     try:
@@ -228,6 +228,7 @@ def ends(folder):
     found["stored"] = stored(folder)
     found["whole"] = outcome(small())
     found["other"] = outcome(small(n_clusters=3 + rank))
+    found["shuffled"] = outcome(small(), np.roll(X, rank, axis=0))
     found["error"] = outcome(small(callbacks=[At(5, fail)]))
     distributed.TIMEOUT = timedelta(seconds=2)
     found["slow"] = outcome(small(callbacks=[At(5, lambda: time.sleep(4))]))

@@ -119,6 +119,7 @@ def test_gradients_are_those_of_all_rows(told):
 def test_processes_that_fit_other_things_are_told_so(told):
     for each in told:
         assert "differ in n_clusters: 3 and 4" in each["other"]["error"]
+        assert "differ in the images, or their order" in each["shuffled"]["error"]
 
 
 def test_an_error_ends_all_with_its_message(told):

@@ -79,6 +79,21 @@ def test_a_signal_leaves_a_fitted_estimator(number, error, said, event, at, epoc
     np.testing.assert_array_equal(model.predict(IMAGES), model.labels_)
 
 
+def test_a_signal_while_processes_agree_counts(monkeypatch):
+    calls = []
+
+    def highest(number):
+        calls.append(number)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return number  # what this process had before
+
+    monkeypatch.setattr("skdeepcluster._engine.interrupts.highest", highest)
+    with pytest.raises(KeyboardInterrupt, match="interrupted after epoch"):
+        make(max_epochs=5).fit(IMAGES)
+    assert 4 <= len(calls) <= 5
+
+
 @each_estimator
 def test_every_method_can_be_interrupted(estimator):
     stop = sends(signal.SIGINT, "on_batch_end", 3)

@@ -87,3 +87,11 @@ def test_files_that_hold_no_array(tmp_path):
     for name in ("X.npz", "number.npy", "objects.npy", "text.npy"):
         with pytest.raises(ValueError, match=f"{name}' cannot be mapped .*numpy.save"):
             MappedArray(tmp_path / name)
+
+
+def test_a_copy_is_one(tmp_path):
+    np.save(tmp_path / "X.npy", np.arange(6.0).reshape(3, 2))
+    mapped = MappedArray(tmp_path / "X.npy")
+    copy = np.array(mapped)
+    copy[0] = 9
+    assert np.asarray(mapped)[0, 0] == 0

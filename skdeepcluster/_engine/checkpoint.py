@@ -11,15 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from .._input.paths import path_of
 from .._storage import FileError, read, unpack, write_tree
 from .._storage.digest import digest
 from .._storage.folder import make_folder
 from .._warnings import warn
-from .distributed import check_agreed, is_first
+from .distributed import are_several, check_agreed, is_first
 from .saved import check_training
 
+SOME = 16  # images that tell whether processes have the same ones
 # what may differ between the run that was killed and the one that goes on
 FREE = {
     "calibrate",
@@ -231,10 +233,13 @@ def last_training(
 def facts_of(estimator, images) -> dict[str, str]:
     """Tell in what all processes of a training have to agree, as far as it is short."""
     own = FREE - {"max_epochs", "calibrate", "warm_start"} | {"random_state"}
-    params = estimator.get_params(deep=False)
+    params, n, some = estimator.get_params(deep=False), len(images), ""
+    if are_several():  # a few: files in another order, or a shuffle without a seed
+        some = digest(images[torch.arange(0, n, max(1, n // SOME))][0])
     return {
         "the class": type(estimator).__qualname__,
-        "the number and shape of the images": f"{len(images)} of {images.shape}",
+        "the number and shape of the images": f"{n} of {images.shape}",
+        "the images, or their order": some,
         **{k: repr(v) for k, v in params.items() if k not in own and type(v) in PLAIN},
     }
 

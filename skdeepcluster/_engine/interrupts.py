@@ -126,7 +126,9 @@ def check(together: bool = False) -> None:
     if current is None or current.obeyed or (are_several() and not together):
         return
     if together:
-        current.noted = highest(current.noted or 0) or None
+        theirs = highest(current.noted or 0)
+        if theirs and current.noted is None:  # one that came meanwhile stays
+            current.noted = theirs
     if current.noted is not None:
         current.obeyed = True
         raise Interrupted(current.noted)

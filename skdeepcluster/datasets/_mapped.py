@@ -126,7 +126,7 @@ class MappedArray:
 
     def __array__(self, dtype=None, copy=None):
         values = self._values if self.rows is None else self._values[self.rows]
-        return np.asarray(values, dtype)
+        return np.array(values, dtype, copy=copy)
 
     def __reduce__(self):
         return MappedArray, (self.path, self.rows)
