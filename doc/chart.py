@@ -35,7 +35,7 @@ def versus(found, *methods):
 def steps():
     """Questions, each with the answer of a yes."""
     photos = means("features", "acc", data="cifar_test", ratio=1.0)
-    tail = means("long_tail", "balanced", pack="mnist_train", ratio=50.0)
+    tail = means("long_tail", "balanced", pack="mnist_test", ratio=50.0)
     digits = means("real_images", "acc", pack="mnist_train")
     clothes = means("real_images", "acc", pack="fashion_mnist_train")
     facets = json.loads((BENCHMARKS / "records/facets.json").read_text())["runs"]
@@ -48,8 +48,9 @@ def steps():
         ),
         (
             "Some kinds far more\nfrequent than others?",
-            "DigPro or StatDEC",
-            "digits at 50 : 1, balanced ACC:\n" + versus(tail, "DigPro", "StatDEC"),
+            'DigPro, or GCC(bank="real")',
+            "digits at 50 : 1, balanced ACC:\n"
+            + versus(tail, "DigPro", "GCC, real images"),
         ),
         (
             "More than one way\nto sort them?",

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.utils import _safe_indexing
 from small_digpro import make
+from torch.utils.data import TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import PILToTensor
 
 from skdeepcluster import ImageEncoder
 from skdeepcluster._input.layouts import as_images
+from skdeepcluster._input.paths import listed
 from skdeepcluster.datasets import load_digits_images
 
 X = load_digits_images()[0][:120]
@@ -201,3 +204,21 @@ def test_features_of_a_data_set():
         encoder.fit_transform(X),
         rtol=1e-6,
     )
+
+
+def test_rows_of_a_data_set_of_arrays():
+    arrays = listed(TensorDataset(torch.from_numpy(X), torch.arange(len(X))))
+    np.testing.assert_array_equal(arrays[3], X[3])
+    for rows in ([5, 2], np.array([5, 2]), slice(2, 9, 3)):
+        np.testing.assert_array_equal(arrays[rows], X[rows])
+    np.testing.assert_array_equal(arrays[[5, 2], ...], X[[5, 2]])
+    np.testing.assert_array_equal(_safe_indexing(arrays, [5, 2]), X[[5, 2]])
+
+
+@pytest.mark.parametrize("kind", [torch.from_numpy, Image.fromarray, np.asarray])
+def test_a_fold_of_images_and_targets(kind):
+    pairs = [(kind(x), i % 3) for i, x in enumerate(X)]
+    params = {"max_epochs": 1, "lr": 1e-30}
+    expected = make(**params).fit(X)
+    np.testing.assert_array_equal(make(**params).fit(pairs).labels_, expected.labels_)
+    np.testing.assert_array_equal(expected.predict(pairs[:20]), expected.labels_[:20])

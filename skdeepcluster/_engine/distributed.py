@@ -202,8 +202,8 @@ def local_device() -> torch.device:
     group = _current.get()
     if group is None:
         return torch.device("cuda")
-    rank = int(os.environ.get("LOCAL_RANK", group.rank % torch.cuda.device_count()))
-    return torch.device("cuda", rank)
+    rank = int(os.environ.get("LOCAL_RANK", group.rank))
+    return torch.device("cuda", rank % torch.cuda.device_count())
 
 
 # -- what they agree in ----------------------------------------------------------------

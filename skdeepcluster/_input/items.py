@@ -50,6 +50,10 @@ class Arrays(Stored):
         self.ndim, self.size = len(self.shape), len(images) * first.size
 
     def __getitem__(self, rows):
+        if isinstance(rows, tuple):  # rows of all else, as scikit-learn asks for them
+            (rows, _) = rows
+        if np.ndim(rows) == 0 and not isinstance(rows, slice):
+            return self._row(int(rows))
         if isinstance(rows, slice):
             rows = range(*rows.indices(len(self)))
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
@@ -92,14 +96,17 @@ def by_index(X):
 
     Returns
     -------
-    X : list of Item or of paths, Arrays, or object
-        X itself if it holds no images in that way, or is a list or an array.
+    X : list of Item, of images or of paths, Arrays, or object
+        X itself if it holds no images in that way, or is an array. Of a list of tuples
+        of an image and a target, as a fold of a data set is, the images.
 
     Raises
     ------
     TypeError
         If X has several columns, or a dict at each index.
     """
+    if isinstance(X, list) and X and all(map(_has_target, X)):
+        return [image_of(item) for item in X]
     plain = isinstance(X, list | tuple | np.ndarray | torch.Tensor) or is_frame(X)
     if not plain and hasattr(X, "column_names"):
         _raise_columns(X, X.column_names)
@@ -115,6 +122,14 @@ def by_index(X):
     if isinstance(first, dict):
         _raise_columns(X, list(first))
     return X
+
+
+def _has_target(item):
+    """Whether an item of a list is a tuple of an image and a number."""
+    if not isinstance(item, tuple) or len(item) != 2 or np.ndim(item[1]):
+        return False
+    image = item[0]
+    return isinstance(image, Image.Image) or getattr(image, "ndim", 0) > 1
 
 
 def _raise_columns(X, names):

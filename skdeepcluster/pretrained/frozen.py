@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._engine.checkpoint import facts_of
 from .._engine.crowd import look
 from .._engine.device import resolve_device
+from .._engine.distributed import check_agreed
 from .._engine.interrupts import check
 from .._engine.shares import all_rows
 from .._input.images import Images
@@ -154,7 +156,7 @@ def train_on_features(estimator, images: Images) -> tuple[Images, Frozen | None]
     ------
     ValueError
         If X holds vectors, which no pretrained network takes, or images that this one
-        cannot read.
+        cannot read; or if other processes of the training have other images.
     Interrupted
         If a signal asks to end.
     """
@@ -168,6 +170,7 @@ def train_on_features(estimator, images: Images) -> tuple[Images, Frozen | None]
         )
     if p.trainable != "none":
         return images, None
+    check_agreed(facts_of(p, images))  # before the features of all are put together
     frozen = Frozen(images, load_backbone(p))
     title, device = f"{type(p).__name__}, features", resolve_device(p.device)
     width = frozen.width(images.shape, device)
