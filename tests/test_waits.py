@@ -143,7 +143,7 @@ def losses_of(model):
 @each_estimator
 @pytest.mark.parametrize("kind", DATA)
 def test_no_step_waits(twins, estimator, kind):
-    model = clone(estimator).set_params(max_epochs=4)
+    model = clone(estimator).set_params(max_epochs=4, device="cpu")
     model.fit(DATA[kind])
     assert losses_of(model) <= twins  # of all phases of the training
     if isinstance(model, GCC):
@@ -182,7 +182,7 @@ OPTIONS = {
 @pytest.mark.parametrize("name", OPTIONS)
 def test_no_step_waits_whatever_the_options(twins, name):
     method, kind, options = OPTIONS[name]
-    model = clone(SMALL[method]).set_params(max_epochs=4, **options)
+    model = clone(SMALL[method]).set_params(max_epochs=4, device="cpu", **options)
     assert losses_of(model.fit(DATA[kind])) <= twins
 
 
@@ -195,7 +195,7 @@ def test_rows_of_images_on_the_device_do_not_wait():
 
 
 def test_group_resets_wait(twins):
-    model = clone(SMALL["DigPro"]).set_params(group_reset=1)
+    model = clone(SMALL["DigPro"]).set_params(group_reset=1, device="cpu")
     with pytest.raises((Waiting, NotImplementedError), match="multinomial|equal"):
         model.fit(STRIPES)
 

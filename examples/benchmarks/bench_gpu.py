@@ -253,7 +253,7 @@ def train(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--minutes", type=float, default=6)
     parser.add_argument("--n", type=int, help="images")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json")
