@@ -426,6 +426,45 @@ def memory(record):
     ]
 
 
+def gpu(record):
+    """Rows of the speed of a fit on a GPU, beside two loops without the engine."""
+    rows = [["backbone", "images", "row", "images a second", "of the steps alone"]]
+    rows[0] += ["share of the rate", "over per image"]
+    for (backbone, side), runs in grouped(record, "backbone", "side"):
+        speeds = {run["row"]: run["images_per_second"] for run in runs}
+        for run in runs:
+            speed, steps = run["images_per_second"], run.get("steps_images_per_second")
+            slow = speeds.get("per image")
+            rows.append(
+                [
+                    backbone,
+                    f"{run['n']:,} of {side} px",
+                    run["row"],
+                    f"{speed:,.0f}",
+                    f"{steps:,.0f}" if steps else "",
+                    f"{run['share_of_rate']:.3f}" if steps else "",
+                    f"{speed / slow:.2f}" if slow else "",
+                ]
+            )
+    return rows
+
+
+def cifar10(record):
+    """Rows of ACC after minutes of training on CIFAR-10."""
+    minutes = (1, 2, 4, 8, 15, 30, 60)
+    rows = [["method", "seed", *(f"{m} min" for m in minutes), "last", "epochs"]]
+    for run in record["runs"]:
+        row = [run["method"], str(run["seed"])]
+        for minute in minutes:
+            before = [p for p in run["points"] if p["seconds"] <= 60 * minute]
+            later = run["points"][-1]["seconds"] > 60 * minute
+            row.append(f"{before[-1]['acc']:.3f}" if before and later else "")
+        last = run.get("final", run["points"][-1])
+        epochs = f"{run['points'][-1]['epoch']} of {run['epochs_planned']}"
+        rows.append([*row, f"{last['acc']:.3f}", epochs])
+    return rows
+
+
 def by_size(record):
     """Runs of a record, the smallest data first."""
     return sorted(record["runs"], key=lambda run: (run["n"], run.get("method", "")))
@@ -612,6 +651,8 @@ TABLES = {
     "augment": augment,
     "memory": memory,
     "large": large,
+    "gpu": gpu,
+    "cifar10": cifar10,
     "neighbors": neighbors,
     "bank": bank,
 }

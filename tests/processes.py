@@ -70,7 +70,7 @@ def recorded():
 
     def recording(self, batch, **params):
         out = step(self, batch, **params)
-        values.append(self._sums["loss"] if self._n_steps == 1 else out["loss"].item())
+        values.append(out["loss"].item())
         return out
 
     TrainingNet.train_step_single = recording

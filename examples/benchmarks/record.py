@@ -48,7 +48,7 @@ def environment(device="cpu"):
 
 def part(args):
     """Arguments and environment of a call, as a part of a record of several calls."""
-    hidden = ("json", "packs", "features", "merge")  # a record names no path
+    hidden = ("json", "packs", "features", "merge", "checkpoint")  # no path is named
     found = environment(resolve_device(getattr(args, "device", "cpu")))
     for name in PEERS:
         with contextlib.suppress(PackageNotFoundError):
@@ -78,7 +78,7 @@ def resume(args, script, names, keys, run, **result):
     names : tuple of str
         What tells one run from another.
     keys : iterable of tuple
-        The runs, by the values of ``names``.
+        The runs, by the values of ``names``; the next one is asked for when it can run.
     run : callable
         Maps such values to a dict of what was measured.
     **result
@@ -87,7 +87,7 @@ def resume(args, script, names, keys, run, **result):
     before = stored(args.json)
     parts, runs = [*before["parts"], part(args)], before["runs"]
     have = {tuple(row[name] for name in names) for row in runs}
-    missing = [key for key in keys if key not in have]
+    missing = (key for key in keys if key not in have)
     side_by_side = Parallel(getattr(args, "jobs", 1), return_as="generator_unordered")
     threads = getattr(args, "threads", None)
     for row in side_by_side(delayed(_row)(run, names, key, threads) for key in missing):

@@ -12,6 +12,7 @@ from skorch import NeuralNet
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from .._input.images import sent
 from ..callbacks import TrainingBar, explain_monitor
 from . import shares
 from .batches import EpochBatches
@@ -19,6 +20,7 @@ from .crowd import look
 from .interrupts import StopTraining, check, was_noted
 from .protocol import Batch, Embedder
 from .randomness import generator, generators, may_draw, own_draws
+from .readings import Readings
 from .saved import check_fits, check_moments
 
 INFERENCE_BATCH = 512
@@ -177,7 +179,7 @@ class TrainingNet(NeuralNet):
         if index.ndim == 2:  # of the batch, and of each view
             units, index = unit.chunk(len(index))[1:], index[0]
         views = [self._view(unit) for unit in units]
-        return Batch(index.to(self.device, non_blocking=True), views)
+        return Batch(sent(index, self.device), views)
 
     def _view(self, unit):
         view = self.module_.augmentation(unit)
@@ -201,7 +203,7 @@ class TrainingNet(NeuralNet):
 
     def train_step(self, batch, **fit_params):
         try:
-            return super().train_step(batch, **fit_params)
+            step = super().train_step(batch, **fit_params)
         except RuntimeError as error:
             if "without overflow" not in str(error):
                 raise
@@ -209,6 +211,8 @@ class TrainingNet(NeuralNet):
                 f"A step of epoch {len(self.history)} is too large for float32. Lower "
                 f"{self.rate}={self.lr}."
             ) from error
+        # skorch reads it: that of a GPU may not be there yet
+        return {**step, "loss": torch.tensor(self._readings.latest["loss"])}
 
     def train_step_single(self, batch, **fit_params):
         module = self.module_.train()
@@ -226,19 +230,23 @@ class TrainingNet(NeuralNet):
         loss = sum(parts.values())
         loss.backward()
         shown = {"loss": loss, **{f"loss_{name}": part for name, part in parts.items()}}
-        shown |= self._batch.metrics
-        # one read of the device for all of them, after the gradients were queued
-        values = torch.stack(list(shown.values())).detach().tolist()
-        shown = dict(zip(shown, values, strict=True))
-        if not all(math.isfinite(value) for value in values):
-            self._raise_not_finite(shown)
-        for name, value in shown.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._readings.add(shown | self._batch.metrics)
+        self._read_losses()
         self._n_seen += len(self._batch.index)
-        self._n_steps += 1
         # skorch puts groups of parameters with a rate of their own first
         self._lr = self.optimizer_.param_groups[-1]["lr"]
-        return {"loss": torch.tensor(shown["loss"]), "y_pred": None}
+        return {"loss": loss.detach(), "y_pred": None}
+
+    def _read_losses(self, wait=False):
+        for numbers in self._readings.read(wait):
+            bad = [name for name, value in numbers.items() if not math.isfinite(value)]
+            if bad:
+                parts = [name.removeprefix("loss_") for name in bad if name != "loss"]
+                raise FloatingPointError(
+                    f"The loss became NaN or infinite in epoch {len(self.history)} "
+                    f"(loss part: {', '.join(parts) or 'their sum'}). Lower "
+                    f"{self.rate}={self.lr}, or train with precision='float32'."
+                )
 
     def _check_scalars(self, source, values):
         source = f"{source} of {type(self.module_).__name__}"
@@ -253,18 +261,6 @@ class TrainingNet(NeuralNet):
                 raise TypeError(
                     f"{source} gave {name!r} as {got}; a scalar tensor was expected."
                 )
-
-    def _raise_not_finite(self, shown):
-        bad = [
-            name.removeprefix("loss_")
-            for name, value in shown.items()
-            if not math.isfinite(value) and name != "loss"
-        ]
-        raise FloatingPointError(
-            f"The loss became NaN or infinite in epoch {len(self.history)} (loss part: "
-            f"{', '.join(bad) or 'their sum'}). Lower {self.rate}={self.lr}, or train "
-            "with precision='float32'."
-        )
 
     def own_draws(self):
         """Give others' code, such as dropout, the random numbers of this training."""
@@ -293,16 +289,17 @@ class TrainingNet(NeuralNet):
         if clock.extension and clock.extension[0] == clock.epoch:
             self.extend(dataset_train)
         shares.replicate(self.module_)
-        self._sums, self._n_seen, self._n_steps = {}, 0, 0
+        self._readings, self._n_seen = Readings(), 0
         self._began = time.perf_counter()
 
     def on_epoch_end(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+        self._read_losses(wait=True)
         self.module_.clock.epoch += 1
         report = self.report(dataset_train)
         seconds = time.perf_counter() - self._began
         record = self.history.record
-        for name, value in self._sums.items():
-            record(name, value / self._n_steps)
+        for name, value in self._readings.sums.items():
+            record(name, value / self._readings.n_steps)
         *earlier, row = self.history
         # what skorch's callbacks monitor; history_ leaves it out
         record("loss_best", all(row["loss"] < other["loss"] for other in earlier))
@@ -427,7 +424,7 @@ class ClusterNet(TrainingNet):
             for raw in images.chunks(size, rows):
                 check()
                 look()
-                x = module.scaling(raw.to(self.device))
+                x = module.scaling(sent(raw, self.device))
                 part = function(x.contiguous(memory_format=torch.channels_last))
                 if start == 0:
                     out = part.new_empty(rows.stop - rows.start, part.shape[1])

@@ -22,6 +22,7 @@ from torch.autograd import Function
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
+from .._input.images import sent
 from .batch_norm import WholeBatchNorms
 from .distributed import current, part_of, same
 from .randomness import Generators, drawing_from, generators
@@ -182,7 +183,7 @@ def whole_batch(raw: Tensor, index: Tensor, device) -> Tensor:
         Of all rows of the batch.
     device : str or torch.device
     """
-    raw, group = raw.to(device, non_blocking=True), current()
+    raw, group = sent(raw, device), current()
     if group is None or len(raw) == index.numel():
         return raw
     return group.gather(raw, index.numel())

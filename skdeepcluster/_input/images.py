@@ -92,7 +92,7 @@ class Images(Dataset):
         rows = index.flatten() if isinstance(index, torch.Tensor) else index
         if isinstance(self.data, torch.Tensor):
             if isinstance(rows, torch.Tensor):
-                rows = rows.to(self.data.device, non_blocking=True)
+                rows = sent(rows, self.data.device)
             batch = self.data[rows]
         else:
             batch = self._values(
@@ -173,6 +173,24 @@ class Part:
         """Yield the images of a slice of rows, or all, in order, ``size`` at a time."""
         for some in self.rows[rows or slice(None)].split(size):
             yield self.images[some][0]
+
+
+def sent(x, device):
+    """Send a tensor to a device, without waiting for a GPU.
+
+    Parameters
+    ----------
+    x : tensor
+    device : str or torch.device
+
+    Returns
+    -------
+    x : tensor
+        On the device; work that is queued there sees its values.
+    """
+    if torch.device(device).type == "cuda" and not x.is_cuda:
+        x = x.pin_memory()  # from other memory, the copy waits for what is queued
+    return x.to(device, non_blocking=True)
 
 
 def expand(values, images):
