@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import time
 import warnings
@@ -15,6 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
+import torch.distributed as dist
 from estimators import SMALL, SMALL_FACETS, SMALL_GCC
 from sklearn.base import clone
 from skorch.callbacks import Callback
@@ -209,6 +211,10 @@ def fail():
     raise ValueError("no more paper")
 
 
+def offline():
+    raise RuntimeError("connection to the database timed out: socket closed")
+
+
 def killed():
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -230,6 +236,7 @@ def ends(folder):
     found["other"] = outcome(small(n_clusters=3 + rank))
     found["shuffled"] = outcome(small(), np.roll(X, rank, axis=0))
     found["error"] = outcome(small(callbacks=[At(5, fail)]))
+    found["own"] = outcome(small(callbacks=[At(5, offline)]))
     distributed.TIMEOUT = timedelta(seconds=2)
     found["slow"] = outcome(small(callbacks=[At(5, lambda: time.sleep(4))]))
     tell(folder, found)
@@ -248,10 +255,37 @@ def goes_on(folder):
     return found
 
 
+def absent(folder):
+    """Fit in process 0 alone; process 1 looks for it where nobody is.
+
+    Then within a group of the caller's: alone, too late, and both of them.
+    """
+    distributed.MEETING = timedelta(seconds=2)
+    rank, found, port = int(os.environ["RANK"]), {}, os.environ["MASTER_PORT"]
+    if rank == 0:
+        found["alone"] = outcome(small())
+    else:
+        with socket.socket() as probe:  # a port at which nobody listens
+            probe.bind(("127.0.0.1", 0))
+            os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
+            found["nobody"] = outcome(small())
+    os.environ["MASTER_PORT"] = port
+    dist.init_process_group("gloo", timeout=timedelta(minutes=1))
+    for there in (0, 1):
+        if rank == there:
+            found["one after the other"] = outcome(small())
+        dist.barrier()
+    found["both"] = outcome(small(max_epochs=1))
+    found["size"] = dist.get_world_size()  # the group is still there
+    dist.destroy_process_group()
+    return found
+
+
 def tell(folder, found):
     (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
     where = Path(sys.argv[2])
-    tell(where, {"ends": ends, "goes_on": goes_on}[sys.argv[1]](where))
+    scenarios = {"ends": ends, "goes_on": goes_on, "absent": absent}
+    tell(where, scenarios[sys.argv[1]](where))
