@@ -28,9 +28,7 @@ TIMEOUT = timedelta(seconds=60)  # that it waits for them in training
 FAREWELL = 5.0  # seconds in which all of them say why they end
 PAUSE = 0.05  # seconds between two looks at what they say
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of torchrun
-GLOO = re.compile(
-    r"\bgloo[/\\]\S+:\d+\]"
-)  # line of its source: all its errors name one
+GLOO = re.compile(r"\bgloo[/\\]\S+:\d+\]")  # its errors name a line of its source
 
 
 def part_of(n: int, rank: int, size: int) -> slice:
