@@ -18,11 +18,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from estimators import SMALL, SMALL_FACETS, SMALL_GCC
+from PIL import Image
 from sklearn.base import clone
 from skorch.callbacks import Callback
 from torch import nn
 
-from skdeepcluster import GCC, MFCVAE, SCL, DigPro, StatDEC
+from skdeepcluster import GCC, MFCVAE, SCL, DigPro, ImageEncoder, StatDEC
 from skdeepcluster._engine import distributed, guard, shares
 from skdeepcluster._engine.net import TrainingNet
 from skdeepcluster._engine.randomness import seeded
@@ -137,6 +138,43 @@ def stored(folder):
     return fitted(model, losses) | {"parts": parts}
 
 
+def encoded(folder):
+    """Encode files, of which one is none, as a pipeline does: with a cache, twice."""
+    rank, counts = os.environ.get("RANK", "0"), []
+    photos = [folder / f"{rank}-{number}.png" for number in range(10)]
+    for path, image in zip(photos, X, strict=False):
+        Image.fromarray(image[0]).save(path)
+    photos[3].write_text("no image")
+    encoder = ImageEncoder(
+        nn.Sequential(nn.AvgPool2d(4), nn.Flatten()),
+        batch_size=2,
+        device="cpu",
+        precision="float32",
+        on_error="skip",
+        cache=folder / "cache",
+    )
+    found = {"features": [], "own": [], "skipped": []}
+    run = ImageEncoder._checked
+
+    def counted(self, features):
+        counts.append(len(features))
+        return run(self, features)
+
+    ImageEncoder._checked = counted
+    for _ in range(2):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            found["features"].append(encoder.fit_transform(photos).tolist())
+        found["own"].append(sum(counts))
+        found["skipped"].append([row for row, _, _ in encoder.skipped_])
+        counts.clear()
+    found["alone"] = encoder.transform(photos).tolist() if rank == "0" else None
+    ImageEncoder._checked = run
+    encoder.set_params(on_error="raise", cache=None)
+    refused = outcome(encoder, photos, "fit_transform")["error"]
+    return found | {"warnings": len(seen), "refused": refused}
+
+
 class Doubtful(nn.Module):
     """A backbone that draws in training."""
 
@@ -194,11 +232,11 @@ class At(Callback):
             self.act()
 
 
-def outcome(model, X=X):
+def outcome(model, X=X, method="fit"):
     """The error of a fit, and how long it took to come."""
     began = time.monotonic()
     try:
-        model.fit(X)
+        getattr(model, method)(X)
     except BaseException as error:
         told = f"{type(error).__name__}: {error}"
         fit = getattr(error, "estimator", None)
@@ -231,7 +269,7 @@ def ends(folder):
     """Fit as one process does, and in ways that fail; last, process 1 is killed."""
     rank = int(os.environ["RANK"])
     found = alike() | {"dropout": own_networks(), "gradients": gradients()}
-    found["stored"] = stored(folder)
+    found["stored"], found["encoded"] = stored(folder), encoded(folder)
     found["whole"] = outcome(small())
     found["other"] = outcome(small(n_clusters=3 + rank))
     found["shuffled"] = outcome(small(), np.roll(X, rank, axis=0))

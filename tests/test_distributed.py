@@ -110,6 +110,22 @@ def test_each_process_reads_a_part_of_what_is_on_a_disk(told):
         assert each["stored"]["parts"] == [part] * 20
 
 
+def test_an_encoder_that_fits_encodes_a_part_in_each_process(told, tmp_path):
+    one, (first, second) = processes.encoded(tmp_path), (t["encoded"] for t in told)
+    assert one["own"] == [9, 0] and one["skipped"] == [[3], [3]]
+    assert [sum(own) for own in zip(first["own"], second["own"], strict=True)] == [9, 0]
+    assert min(first["own"][0], second["own"][0]) == 4  # of 5, one cannot be read
+    for each in (first, second):
+        np.testing.assert_allclose(each["features"], one["features"], rtol=1e-6)
+        assert each["skipped"] == one["skipped"]
+    np.testing.assert_allclose(first["alone"], one["alone"], rtol=1e-6)
+    assert (first["warnings"], second["warnings"]) == (1, 0)
+    assert "'" in one["refused"] and "3.png" in one["refused"]
+    assert first["refused"].startswith("ValueError: ")
+    assert "0-3.png" in first["refused"]
+    assert "process 0 raised ValueError" in second["refused"]
+
+
 def test_networks_that_differ_and_draw_are_made_the_same(told):
     first, second = (each["dropout"] for each in told)
     assert first["losses"] == second["losses"]

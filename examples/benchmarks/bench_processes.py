@@ -1,4 +1,4 @@
-"""What a step costs the processor in one process and in two, and the views' share in it.
+"""What a step costs the processor in one process and in two, and the share of views.
 
 ``DigPro`` fits random colour images of 32 x 32 pixels on the CPU, with a small network
 and with a ResNet-18. Seconds are of the processor, for an image and in each process, so
@@ -6,6 +6,8 @@ that they do not depend on what else runs; they are medians over the steps but f
 first ones. In two processes half of those of one would be ideal.
 
     python examples/benchmarks/bench_processes.py --json records/processes.json
+
+What the record has is not run again.
 """
 
 import argparse
@@ -26,7 +28,6 @@ from bench_large import Timed
 from skorch.callbacks import Callback
 
 from skdeepcluster import DigPro
-from skdeepcluster._engine.net import ClusterNet
 
 SKIPPED = 2  # steps that allocate
 SIZES = (1, 2)
@@ -125,9 +126,9 @@ def main():
     record.resume(
         args,
         "bench_processes.py",
-        ("backbone",),
-        [(name,) for name in args.backbones],
-        lambda backbone: measure(backbone, args),
+        ("backbone", "batch_size"),
+        [(name, args.batch_size) for name in args.backbones],
+        lambda backbone, batch_size: measure(backbone, args),
     )
 
 

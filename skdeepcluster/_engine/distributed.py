@@ -299,6 +299,16 @@ def highest(number: int) -> int:
     return int(found)
 
 
+def of_all(value: Any) -> list:
+    """Return the values that the processes have, by rank."""
+    group = _current.get()
+    if group is None:
+        return [value]
+    found: list = [None] * group.size
+    dist.all_gather_object(found, value, group=group.processes)
+    return found
+
+
 def check_agreed(facts: dict) -> None:
     """Refuse processes that train on other data, or by other parameters.
 
@@ -312,11 +322,7 @@ def check_agreed(facts: dict) -> None:
     ValueError
         In all processes, if they differ.
     """
-    group = _current.get()
-    if group is None:
-        return
-    found: list = [None] * group.size
-    dist.all_gather_object(found, facts, group=group.processes)
+    found = of_all(facts)
     for rank, theirs in enumerate(found):
         for name in facts:
             if theirs.get(name) != found[0].get(name):
