@@ -21,12 +21,14 @@ from estimators import SMALL, SMALL_FACETS, SMALL_GCC
 from PIL import Image
 from sklearn.base import clone
 from skorch.callbacks import Callback
+from test_documentation import ROOT, snippets
 from torch import nn
 
 from skdeepcluster import GCC, MFCVAE, SCL, DigPro, ImageEncoder, StatDEC
 from skdeepcluster._engine import distributed, guard, shares
 from skdeepcluster._engine.net import TrainingNet
 from skdeepcluster._engine.randomness import seeded
+from skdeepcluster.base import Budget
 
 N, BATCH = 130, 13  # ten steps an epoch; two processes cannot have as many rows each
 COMMON = {"batch_size": BATCH, "device": "cpu", "precision": "float32", "max_epochs": 2}
@@ -168,11 +170,29 @@ def encoded(folder):
         found["own"].append(sum(counts))
         found["skipped"].append([row for row, _, _ in encoder.skipped_])
         counts.clear()
-    found["alone"] = encoder.transform(photos).tolist() if rank == "0" else None
     ImageEncoder._checked = run
+    if rank == "0":
+        with warnings.catch_warnings(action="ignore"):
+            found["alone"] = encoder.transform(photos).tolist()
     encoder.set_params(on_error="raise", cache=None)
     refused = outcome(encoder, photos, "fit_transform")["error"]
     return found | {"warnings": len(seen), "refused": refused}
+
+
+def uneven():
+    """Encode where process 1 takes longer than another waits, but not for a block."""
+    run = ImageEncoder._checked
+
+    def slow(self, features):
+        time.sleep(0.6 * distributed.current().rank)
+        return run(self, features)
+
+    ImageEncoder._checked = slow
+    network = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
+    encoder = ImageEncoder(network, batch_size=2, device="cpu", precision="float32")
+    shape = encoder.fit_transform(X[:20]).shape
+    ImageEncoder._checked = run
+    return shape
 
 
 class Doubtful(nn.Module):
@@ -276,6 +296,7 @@ def ends(folder):
     found["error"] = outcome(small(callbacks=[At(5, fail)]))
     found["own"] = outcome(small(callbacks=[At(5, offline)]))
     distributed.TIMEOUT = timedelta(seconds=2)
+    found["uneven"] = uneven()
     found["slow"] = outcome(small(callbacks=[At(5, lambda: time.sleep(4))]))
     tell(folder, found)
     kept = {"checkpoint": folder / "checkpoint", "checkpoint_every": 0}
@@ -283,11 +304,24 @@ def ends(folder):
     return found
 
 
+def listed(folder):
+    """Run what the guide shows of a list that each process has a part of."""
+    os.chdir(folder)
+    Budget.in_epochs = lambda self, steps_per_epoch: 1
+    page = ROOT / "doc" / "several_processes.rst"
+    (snippet,) = (part for part in snippets(page) if "all_gather_object" in part)
+    scope = {}
+    exec(snippet, scope)
+    names = {key: [path.name for path in scope[key]] for key in ("own", "paths")}
+    return names | {"labels": scope["model"].labels_.tolist()}
+
+
 def goes_on(folder):
     """Resume, as two processes that were started again; then end by a signal."""
+    found = {"listed": listed(folder)}
     kept = {"checkpoint": folder / "checkpoint", "checkpoint_every": 0}
     with recorded() as losses:
-        found = {"resumed": outcome(small(**kept))}
+        found["resumed"] = outcome(small(**kept))
     found["resumed"]["losses"] = losses
     found["signal"] = outcome(small(callbacks=[At(15, terminated)]))
     return found

@@ -11,6 +11,7 @@ import numpy as np
 import processes
 import pytest
 import torch.distributed as dist
+from PIL import Image
 
 from skdeepcluster._engine.distributed import Group
 
@@ -58,6 +59,9 @@ def told(folder):
 @pytest.fixture(scope="module")
 def again(told, folder):
     """What two processes told that went on where those were."""
+    (folder / "photos").mkdir()
+    for number, image in enumerate(processes.X[:30]):
+        Image.fromarray(image[0]).save(folder / "photos" / f"{number:02}.png")
     again, codes, errors = start("goes_on", folder)
     assert codes == [0, 0], errors
     return again
@@ -124,6 +128,20 @@ def test_an_encoder_that_fits_encodes_a_part_in_each_process(told, tmp_path):
     assert first["refused"].startswith("ValueError: ")
     assert "0-3.png" in first["refused"]
     assert "process 0 raised ValueError" in second["refused"]
+
+
+def test_processes_put_a_list_together_as_the_guide_shows(again):
+    first, second = (each["listed"] for each in again)
+    names = [f"{number:02}.png" for number in range(30)]
+    assert (first["own"], second["own"]) == (names[::2], names[1::2])
+    assert first["paths"] == second["paths"] == names
+    assert first["labels"] == second["labels"]
+    assert len(first["labels"]) == 30
+
+
+def test_a_process_that_is_slow_in_all_is_not_lost(told):
+    for each in told:
+        assert each["uneven"] == [20, 4]
 
 
 def test_networks_that_differ_and_draw_are_made_the_same(told):

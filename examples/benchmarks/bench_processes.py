@@ -3,7 +3,8 @@
 ``DigPro`` fits random colour images of 32 x 32 pixels on the CPU, with a small network
 and with a ResNet-18. Seconds are of the processor, for an image and in each process, so
 that they do not depend on what else runs; they are medians over the steps but for the
-first ones. In two processes half of those of one would be ideal.
+first ones. In two processes half of those of one would be ideal. Each makes the views
+whole: beside them stands what it would take to gather them if each made a part.
 
     python examples/benchmarks/bench_processes.py --json records/processes.json
 
@@ -28,10 +29,11 @@ from bench_large import Timed
 from skorch.callbacks import Callback
 
 from skdeepcluster import DigPro
+from skdeepcluster._engine.distributed import current, joined
 
 SKIPPED = 2  # steps that allocate
 SIZES = (1, 2)
-PARTS = ("cpu", "views")
+PARTS = ("cpu", "views", "gathering")
 
 
 class Steps(Callback):
@@ -63,7 +65,21 @@ def fit(backbone, batch_size, steps):
             callbacks=[callback],
         ).fit(X)
     spent = np.diff(callback.at[SKIPPED:], axis=0) / batch_size
-    return dict(zip(PARTS, np.median(spent, axis=0).tolist(), strict=True))
+    return dict(zip(("cpu", "views"), np.median(spent, axis=0).tolist(), strict=True))
+
+
+def gathering(batch_size):
+    """Seconds of an image of a view to put together what each process has a part of."""
+    if dist.get_world_size() == 1:
+        return 0.0
+    with joined():
+        group = current()
+        view = torch.rand(batch_size, 3, 32, 32)[group.rows(batch_size)].clone()
+        at = [time.process_time()]
+        for _ in range(20):
+            group.gather(view, batch_size)
+            at.append(time.process_time())
+    return float(np.median(np.diff(at))) / batch_size
 
 
 def as_one_of_several(args):
@@ -71,6 +87,7 @@ def as_one_of_several(args):
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     found = fit(args.backbones[0], args.batch_size, args.steps)
+    found["gathering"] = gathering(args.batch_size) * DigPro.module.n_views
     path = Path(args.fit, f"{dist.get_rank()}.json")
     path.write_text(json.dumps(found))
     dist.destroy_process_group()
