@@ -290,6 +290,8 @@ def ends(folder):
     rank = int(os.environ["RANK"])
     found = alike() | {"dropout": own_networks(), "gradients": gradients()}
     found["stored"], found["encoded"] = stored(folder), encoded(folder)
+    pooled = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
+    found["frozen"] = outcome(small(backbone=pooled, trainable="none", max_epochs=1))
     found["whole"] = outcome(small())
     found["other"] = outcome(small(n_clusters=3 + rank))
     found["shuffled"] = outcome(small(), np.roll(X, rank, axis=0))

@@ -139,6 +139,12 @@ def test_processes_put_a_list_together_as_the_guide_shows(again):
     assert len(first["labels"]) == 30
 
 
+def test_features_of_a_frozen_network_are_the_same_in_both(told):
+    first, second = (each["frozen"] for each in told)
+    assert len(set(first["labels"])) > 1
+    assert first["labels"] == second["labels"]
+
+
 def test_a_process_that_is_slow_in_all_is_not_lost(told):
     for each in told:
         assert each["uneven"] == [20, 4]
