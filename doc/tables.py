@@ -609,6 +609,21 @@ def threads(record):
     return rows
 
 
+def processes(record):
+    """Rows of what a step costs each process, and the share of the views in it."""
+    heads = ["one process, ms an image", "two, in each", "ratio"]
+    heads += ["views, % of one", "views, % of two", "saved by parts, %"]
+    rows = [["network", "batch", *heads]]
+    for run in record["runs"]:
+        seconds = [run[f"cpu_seconds_in_{size}"] for size in (1, 2)]
+        cells = [f"{1000 * s:.2f}" for s in seconds] + [f"{run['two_over_one']:.2f}"]
+        cells += [f"{100 * run[f'views_share_in_{size}']:.1f}" for size in (1, 2)]
+        saved = run["views_seconds_in_2"] / 2 - run["gathering_seconds_in_2"]
+        cells.append(f"{100 * saved / seconds[1]:.1f}")
+        rows.append([run["backbone"], str(run["batch_size"]), *cells])
+    return rows
+
+
 def crowd(record):
     """Rows of the seconds of a fit, alone and beside processes that want the cores."""
     rows = [["method", "other processes", "threads", "seconds", "CPU seconds"]]
@@ -632,6 +647,7 @@ TABLES = {
     "kills": kills,
     "checkpoint_cost": checkpoint_cost,
     "threads": threads,
+    "processes": processes,
     "crowd": crowd,
     "real_images": real_images,
     "long_tail": long_tail,

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import time
 import warnings
@@ -15,15 +16,19 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
+import torch.distributed as dist
 from estimators import SMALL, SMALL_FACETS, SMALL_GCC
+from PIL import Image
 from sklearn.base import clone
 from skorch.callbacks import Callback
+from test_documentation import ROOT, snippets
 from torch import nn
 
-from skdeepcluster import GCC, MFCVAE, SCL, DigPro, StatDEC
+from skdeepcluster import GCC, MFCVAE, SCL, DigPro, ImageEncoder, StatDEC
 from skdeepcluster._engine import distributed, guard, shares
 from skdeepcluster._engine.net import TrainingNet
 from skdeepcluster._engine.randomness import seeded
+from skdeepcluster.base import Budget
 
 N, BATCH = 130, 13  # ten steps an epoch; two processes cannot have as many rows each
 COMMON = {"batch_size": BATCH, "device": "cpu", "precision": "float32", "max_epochs": 2}
@@ -135,6 +140,61 @@ def stored(folder):
     return fitted(model, losses) | {"parts": parts}
 
 
+def encoded(folder):
+    """Encode files, of which one is none, as a pipeline does: with a cache, twice."""
+    rank, counts = os.environ.get("RANK", "0"), []
+    photos = [folder / f"{rank}-{number}.png" for number in range(10)]
+    for path, image in zip(photos, X, strict=False):
+        Image.fromarray(image[0]).save(path)
+    photos[3].write_text("no image")
+    encoder = ImageEncoder(
+        nn.Sequential(nn.AvgPool2d(4), nn.Flatten()),
+        batch_size=2,
+        device="cpu",
+        precision="float32",
+        on_error="skip",
+        cache=folder / "cache",
+    )
+    found = {"features": [], "own": [], "skipped": []}
+    run = ImageEncoder._checked
+
+    def counted(self, features):
+        counts.append(len(features))
+        return run(self, features)
+
+    ImageEncoder._checked = counted
+    for _ in range(2):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            found["features"].append(encoder.fit_transform(photos).tolist())
+        found["own"].append(sum(counts))
+        found["skipped"].append([row for row, _, _ in encoder.skipped_])
+        counts.clear()
+    ImageEncoder._checked = run
+    if rank == "0":
+        with warnings.catch_warnings(action="ignore"):
+            found["alone"] = encoder.transform(photos).tolist()
+    encoder.set_params(on_error="raise", cache=None)
+    refused = outcome(encoder, photos, "fit_transform")["error"]
+    return found | {"warnings": len(seen), "refused": refused}
+
+
+def uneven():
+    """Encode where process 1 takes longer than another waits, but not for a block."""
+    run = ImageEncoder._checked
+
+    def slow(self, features):
+        time.sleep(0.6 * distributed.current().rank)
+        return run(self, features)
+
+    ImageEncoder._checked = slow
+    network = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
+    encoder = ImageEncoder(network, batch_size=2, device="cpu", precision="float32")
+    shape = encoder.fit_transform(X[:20]).shape
+    ImageEncoder._checked = run
+    return shape
+
+
 class Doubtful(nn.Module):
     """A backbone that draws in training."""
 
@@ -192,11 +252,11 @@ class At(Callback):
             self.act()
 
 
-def outcome(model, X=X):
+def outcome(model, X=X, method="fit"):
     """The error of a fit, and how long it took to come."""
     began = time.monotonic()
     try:
-        model.fit(X)
+        getattr(model, method)(X)
     except BaseException as error:
         told = f"{type(error).__name__}: {error}"
         fit = getattr(error, "estimator", None)
@@ -207,6 +267,10 @@ def outcome(model, X=X):
 
 def fail():
     raise ValueError("no more paper")
+
+
+def offline():
+    raise RuntimeError("connection to the database timed out: socket closed")
 
 
 def killed():
@@ -225,12 +289,16 @@ def ends(folder):
     """Fit as one process does, and in ways that fail; last, process 1 is killed."""
     rank = int(os.environ["RANK"])
     found = alike() | {"dropout": own_networks(), "gradients": gradients()}
-    found["stored"] = stored(folder)
+    found["stored"], found["encoded"] = stored(folder), encoded(folder)
+    pooled = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
+    found["frozen"] = outcome(small(backbone=pooled, trainable="none", max_epochs=1))
     found["whole"] = outcome(small())
     found["other"] = outcome(small(n_clusters=3 + rank))
     found["shuffled"] = outcome(small(), np.roll(X, rank, axis=0))
     found["error"] = outcome(small(callbacks=[At(5, fail)]))
+    found["own"] = outcome(small(callbacks=[At(5, offline)]))
     distributed.TIMEOUT = timedelta(seconds=2)
+    found["uneven"] = uneven()
     found["slow"] = outcome(small(callbacks=[At(5, lambda: time.sleep(4))]))
     tell(folder, found)
     kept = {"checkpoint": folder / "checkpoint", "checkpoint_every": 0}
@@ -238,13 +306,52 @@ def ends(folder):
     return found
 
 
+def listed(folder):
+    """Run what the guide shows of a list that each process has a part of."""
+    os.chdir(folder)
+    Budget.in_epochs = lambda self, steps_per_epoch: 1
+    page = ROOT / "doc" / "several_processes.rst"
+    (snippet,) = (part for part in snippets(page) if "all_gather_object" in part)
+    scope = {}
+    exec(snippet, scope)
+    names = {key: [path.name for path in scope[key]] for key in ("own", "paths")}
+    return names | {"labels": scope["model"].labels_.tolist()}
+
+
 def goes_on(folder):
     """Resume, as two processes that were started again; then end by a signal."""
+    found = {"listed": listed(folder)}
     kept = {"checkpoint": folder / "checkpoint", "checkpoint_every": 0}
     with recorded() as losses:
-        found = {"resumed": outcome(small(**kept))}
+        found["resumed"] = outcome(small(**kept))
     found["resumed"]["losses"] = losses
     found["signal"] = outcome(small(callbacks=[At(15, terminated)]))
+    return found
+
+
+def absent(folder):
+    """Fit in process 0 alone; process 1 looks for it where nobody is.
+
+    Then within a group of the caller's: alone, too late, and both of them.
+    """
+    distributed.MEETING = timedelta(seconds=2)
+    rank, found, port = int(os.environ["RANK"]), {}, os.environ["MASTER_PORT"]
+    if rank == 0:
+        found["alone"] = outcome(small())
+    else:
+        with socket.socket() as probe:  # a port at which nobody listens
+            probe.bind(("127.0.0.1", 0))
+            os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
+            found["nobody"] = outcome(small())
+    os.environ["MASTER_PORT"] = port
+    dist.init_process_group("gloo", timeout=timedelta(minutes=1))
+    for there in (0, 1):
+        if rank == there:
+            found["one after the other"] = outcome(small())
+        dist.barrier()
+    found["both"] = outcome(small(max_epochs=1))
+    found["size"] = dist.get_world_size()  # the group is still there
+    dist.destroy_process_group()
     return found
 
 
@@ -254,4 +361,5 @@ def tell(folder, found):
 
 if __name__ == "__main__":
     where = Path(sys.argv[2])
-    tell(where, {"ends": ends, "goes_on": goes_on}[sys.argv[1]](where))
+    scenarios = {"ends": ends, "goes_on": goes_on, "absent": absent}
+    tell(where, scenarios[sys.argv[1]](where))

@@ -10,6 +10,10 @@ from pathlib import Path
 import numpy as np
 import processes
 import pytest
+import torch.distributed as dist
+from PIL import Image
+
+from skdeepcluster._engine.distributed import Group
 
 SCRIPT = Path(processes.__file__)
 METHODS = list(processes.FIT)
@@ -55,9 +59,20 @@ def told(folder):
 @pytest.fixture(scope="module")
 def again(told, folder):
     """What two processes told that went on where those were."""
+    (folder / "photos").mkdir()
+    for number, image in enumerate(processes.X[:30]):
+        Image.fromarray(image[0]).save(folder / "photos" / f"{number:02}.png")
     again, codes, errors = start("goes_on", folder)
     assert codes == [0, 0], errors
     return again
+
+
+@pytest.fixture(scope="module")
+def absent(folder):
+    """What two processes told that did not come to the same meetings."""
+    told, codes, errors = start("absent", folder / "absent")
+    assert codes == [0, 0], errors
+    return told
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +114,42 @@ def test_each_process_reads_a_part_of_what_is_on_a_disk(told):
         assert each["stored"]["parts"] == [part] * 20
 
 
+def test_an_encoder_that_fits_encodes_a_part_in_each_process(told, tmp_path):
+    one, (first, second) = processes.encoded(tmp_path), (t["encoded"] for t in told)
+    assert one["own"] == [9, 0] and one["skipped"] == [[3], [3]]
+    assert [sum(own) for own in zip(first["own"], second["own"], strict=True)] == [9, 0]
+    assert min(first["own"][0], second["own"][0]) == 4  # of 5, one cannot be read
+    for each in (first, second):
+        np.testing.assert_allclose(each["features"], one["features"], rtol=1e-6)
+        assert each["skipped"] == one["skipped"]
+    np.testing.assert_allclose(first["alone"], one["alone"], rtol=1e-6)
+    assert (first["warnings"], second["warnings"]) == (1, 0)
+    assert "'" in one["refused"] and "3.png" in one["refused"]
+    assert first["refused"].startswith("ValueError: ")
+    assert "0-3.png" in first["refused"]
+    assert "process 0 raised ValueError" in second["refused"]
+
+
+def test_processes_put_a_list_together_as_the_guide_shows(again):
+    first, second = (each["listed"] for each in again)
+    names = [f"{number:02}.png" for number in range(30)]
+    assert (first["own"], second["own"]) == (names[::2], names[1::2])
+    assert first["paths"] == second["paths"] == names
+    assert first["labels"] == second["labels"]
+    assert len(first["labels"]) == 30
+
+
+def test_features_of_a_frozen_network_are_the_same_in_both(told):
+    first, second = (each["frozen"] for each in told)
+    assert len(set(first["labels"])) > 1
+    assert first["labels"] == second["labels"]
+
+
+def test_a_process_that_is_slow_in_all_is_not_lost(told):
+    for each in told:
+        assert each["uneven"] == [20, 4]
+
+
 def test_networks_that_differ_and_draw_are_made_the_same(told):
     first, second = (each["dropout"] for each in told)
     assert first["losses"] == second["losses"]
@@ -130,6 +181,54 @@ def test_an_error_ends_all_with_its_message(told):
     assert first["seconds"] < 30
 
 
+def test_an_error_that_only_sounds_like_a_lost_process_is_told_as_it_is(told):
+    first, second = (each["own"]["error"] for each in told)
+    assert second.startswith("RuntimeError: connection to the database timed out")
+    assert "process 1 raised RuntimeError: connection to the database" in first
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        dist.DistNetworkError("Broken pipe"),
+        dist.DistBackendError("NCCL error: remote process exited"),
+        RuntimeError(
+            "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by "
+            "peer [127.0.0.1]:2222"
+        ),
+        RuntimeError(
+            "[D:\\pytorch\\gloo\\transport\\uv\\unbound_buffer.cc:84] Timed out waiting"
+        ),
+    ],
+)
+def test_what_torch_and_gloo_say_of_a_lost_process_is_not_told_as_its_error(error):
+    said = leave(error)
+    assert "process 1 was killed, or did not answer" in str(said)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DataLoader timed out after 5 seconds"),
+        RuntimeError("no socket left for the connection to igloo/storage"),
+        ConnectionError("Connection reset by peer"),
+        KeyboardInterrupt(),
+    ],
+)
+def test_other_errors_are_raised_as_they_are(error):
+    assert leave(error) is None
+
+
+def leave(error):
+    """What process 0 of two raises in place of an error, with process 1 gone."""
+    group = object.__new__(Group)
+    group.rank, group.size = 0, 2
+    group.processes = dist.GroupMember.NON_GROUP_MEMBER
+    group.board = dist.HashStore()
+    group.board.add("ended", 1)
+    return group.leave(error)
+
+
 def test_a_process_that_does_not_answer_ends_all(told):
     first = told[0]["slow"]
     assert "did not answer for 2 seconds" in first["error"]
@@ -141,6 +240,29 @@ def test_the_kill_of_one_is_one_clear_error(told):
     assert "process 1 was killed" in first["error"]
     assert "with checkpoint='folder' they go on" in first["error"]
     assert first["seconds"] < 60
+
+
+def test_a_process_that_never_calls_fit_is_named(absent):
+    for name in ("alone", "one after the other"):
+        found = absent[0][name]
+        assert "2 processes did not begin: process 1 was not started" in found["error"]
+        assert found["seconds"] < 20
+    late = absent[1]["one after the other"]  # after the time was up
+    assert late["error"] == absent[0]["one after the other"]["error"]
+    assert late["seconds"] < 1
+
+
+def test_the_place_is_named_at_which_process_0_is_not(absent):
+    found = absent[1]["nobody"]
+    assert "They meet at process 0, by MASTER_ADDR:MASTER_PORT=127." in found["error"]
+    assert found["seconds"] < 30
+
+
+def test_a_group_of_the_callers_is_used_and_stays(absent):
+    for each in absent:
+        assert len(each["both"]["labels"]) == processes.N
+        assert each["size"] == 2
+    assert absent[0]["both"]["labels"] == absent[1]["both"]["labels"]
 
 
 def test_the_checkpoint_goes_on_to_the_same_labels(told, again):

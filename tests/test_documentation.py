@@ -44,6 +44,9 @@ def test_the_pages_have_snippets():
 )
 def test_snippets_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    alone = {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
+    for name, value in alone.items():  # as torchrun starts one process
+        monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(Budget, "in_epochs", lambda self, steps_per_epoch: 2)
     monkeypatch.setattr(Generated, "auto_steps", (5, 5))
     monkeypatch.setattr(GCC, "auto_samples", (5, 5))

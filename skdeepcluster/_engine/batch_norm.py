@@ -41,9 +41,12 @@ class _BatchNorm(Function):
     @staticmethod
     def forward(ctx, x, weight, bias, running, eps, group):
         places, channels = [0, *range(2, x.ndim)], x.shape[1]
-        here = [*torch.var_mean(_precise(x), places, correction=0)]
-        count = here[0].new_full((1,), x.numel() // channels)
-        here = torch.cat([count, *here]).double().unsqueeze(0)
+        # as precise as torch.var_mean, which takes four times as long on the CPU
+        own = _precise(x).mean(places, dtype=torch.float64)
+        left = _precise(x) - own.to(_precise(x[:0])).view(_wide(x))
+        spread = left.square_().mean(places, dtype=torch.float64)
+        count = own.new_full((1,), x.numel() // channels)
+        here = torch.cat([count, spread, own]).unsqueeze(0)
         n, var, mean = group.gather(here, group.size).split([1, *[channels] * 2], 1)
         share = n / n.sum()
         middle = (share * mean).sum(0)
@@ -62,16 +65,21 @@ class _BatchNorm(Function):
     @staticmethod
     def backward(ctx, grad):
         x, weight, mean, rstd, n = ctx.saved_tensors
-        places, wide = [0, *range(2, x.ndim)], (1, -1, *[1] * (x.ndim - 2))
+        places, wide = [0, *range(2, x.ndim)], _wide(x)
         grad = _precise(grad)
         unit = (_precise(x) - mean.view(wide)) * rstd.view(wide)
         sums = torch.stack([grad.sum(places), (grad * unit).sum(places)])
         of_bias, of_weight = sums if weight is not None else (None, None)
         whole = (ctx.group.sum(sums.double()) / n).to(sums)
         scale = rstd if weight is None else rstd * weight
-        inner = grad - whole[0].view(wide) - unit * whole[1].view(wide)
-        of_x = (scale.view(wide) * inner).to(x.dtype)
-        return of_x, of_weight, of_bias, None, None, None
+        inner = grad - whole[0].view(wide)
+        inner.addcmul_(unit, whole[1].view(wide), value=-1).mul_(scale.view(wide))
+        return inner.to(x.dtype), of_weight, of_bias, None, None, None
+
+
+def _wide(x):
+    """Shape in which a value a channel goes with x."""
+    return 1, -1, *[1] * (x.ndim - 2)
 
 
 def _precise(x):

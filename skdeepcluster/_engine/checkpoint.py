@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .._input.files import ImageFiles
 from .._input.paths import path_of
 from .._storage import FileError, read, unpack, write_tree
 from .._storage.digest import digest
@@ -24,6 +25,7 @@ from .saved import check_training
 SOME = 16  # images that tell whether processes have the same ones
 # what may differ between the run that was killed and the one that goes on
 FREE = {
+    "cache",
     "calibrate",
     "callbacks",
     "checkpoint",
@@ -235,7 +237,11 @@ def facts_of(estimator, images) -> dict[str, str]:
     own = FREE - {"max_epochs", "calibrate", "warm_start"} | {"random_state"}
     params, n, some = estimator.get_params(deep=False), len(images), ""
     if are_several():  # a few: files in another order, or a shuffle without a seed
-        some = digest(images[torch.arange(0, n, max(1, n // SOME))][0])
+        rows = np.arange(0, n, max(1, n // SOME))
+        if isinstance(images, ImageFiles):  # of which some may not be readable
+            some = digest(images.read(rows)[0])
+        else:
+            some = digest(images[torch.from_numpy(rows)][0])
     return {
         "the class": type(estimator).__qualname__,
         "the number and shape of the images": f"{n} of {images.shape}",

@@ -7,9 +7,9 @@ everything here does nothing.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import multiprocessing
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -21,12 +21,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-TIMEOUT = timedelta(seconds=60)  # that a process waits for the others
+# that a process waits for the others to call fit: each reads its data before that, and
+# some may be on slower disks, or import more slowly
+MEETING = timedelta(minutes=10)
+TIMEOUT = timedelta(seconds=60)  # that it waits for them in training
 FAREWELL = 5.0  # seconds in which all of them say why they end
+PAUSE = 0.05  # seconds between two looks at what they say
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of torchrun
-WORDS = ("gloo", "nccl", "connection", "socket", "timed out")  # of a lost process
-
-_trainings = itertools.count()  # of this process, and so of every other one
+GLOO = re.compile(r"\bgloo[/\\]\S+:\d+\]")  # its errors name a line of its source
 
 
 def part_of(n: int, rank: int, size: int) -> slice:
@@ -36,6 +38,11 @@ def part_of(n: int, rank: int, size: int) -> slice:
 
 class Group:
     """The processes of a training, as seen from one of them.
+
+    Parameters
+    ----------
+    board : Store
+        Where they leave word for one another.
 
     Attributes
     ----------
@@ -47,13 +54,12 @@ class Group:
         What the replicas of the objective compute, with the gradients of all of them.
     """
 
-    def __init__(self):
+    def __init__(self, board):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.splits = True
         self.losses: Callable | None = None
         self.processes = dist.new_group(timeout=TIMEOUT, backend=_backend())
-        store = dist.distributed_c10d._get_default_store()
-        self.board = dist.PrefixStore(f"skdeepcluster/{next(_trainings)}", store)
+        self.board = board
 
     def rows(self, n: int) -> slice:
         """Rows of this process, of n."""
@@ -107,10 +113,7 @@ class Group:
 
     def _errors(self):
         """What the processes say of their end, by rank, once all do or time is up."""
-        self.board.add("ended", 1)
-        until = time.monotonic() + FAREWELL
-        while self.board.add("ended", 0) < self.size and time.monotonic() < until:
-            time.sleep(0.05)
+        _say_goodbye(self.board, self.size)
         ended = [n for n in range(self.size) if self.board.check([str(n)])]
         return {n: self.board.get(str(n)).decode() for n in ended}
 
@@ -136,31 +139,100 @@ def joined() -> Iterator[None]:
     Raises
     ------
     RuntimeError
-        In all other processes, if one ends by an error, or is killed.
+        In all that are there, if some do not come; in all other processes, if one ends
+        by an error, or is killed.
     """
     if _current.get() is not None or not _are_several():
         yield
         return
     begun = not dist.is_initialized()
-    if begun:
-        store, rank, size = _meeting_point()
-        prefix = dist.PrefixStore(f"skdeepcluster/group/{next(_trainings)}", store)
-        dist.init_process_group(_backend(), store=prefix, rank=rank, world_size=size)
-    group = Group()
-    token = _current.set(group)
     try:
-        yield
-    except BaseException as error:
-        raised = group.leave(error)
-        if raised is None:
-            raise
-        raise raised from error
-    else:
-        group.leave()
+        group = _meet()
+        token = _current.set(group)
+        try:
+            yield
+        except BaseException as error:
+            raised = group.leave(error)
+            if raised is None:
+                raise
+            raise raised from error
+        else:
+            group.leave()
+        finally:
+            _current.reset(token)
     finally:
-        _current.reset(token)
-        if begun:
+        if begun and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _meet():
+    """Wait for all processes, and connect them."""
+    begun = dist.is_initialized()  # by the caller
+    if begun:
+        rank, size = dist.get_rank(), dist.get_world_size()
+    else:
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    try:
+        store = dist.distributed_c10d._get_default_store() if begun else _store(rank)
+        number = store.add(f"skdeepcluster/trainings of {rank}", 1)  # as of any other
+        board = dist.PrefixStore(f"skdeepcluster/{number}", store)
+        missing = _missing(board, rank, size)
+        if not missing:
+            if not begun:
+                dist.init_process_group(
+                    _backend(),
+                    store=dist.PrefixStore("group", board),
+                    rank=rank,
+                    world_size=size,
+                    timeout=TIMEOUT,
+                )
+            return Group(board)
+        told = (
+            f"process {missing} was not started, has ended, or did not call fit within "
+            f"{MEETING.total_seconds():g} seconds of the first one that did"
+        )
+        cause = None
+    except RuntimeError as error:  # torch's own, of what it could not reach
+        cause, told = error, f"process {rank} could not reach the others, or lost them"
+        if not begun:
+            where = ":".join(os.environ[name] for name in VARIABLES[2:])
+            told += f". They meet at process 0, by MASTER_ADDR:MASTER_PORT={where}"
+        told += f". PyTorch said: {str(error).splitlines()[0].rstrip('.')}"
+    raise RuntimeError(
+        f"Training in {size} processes did not begin: {told}. See what each of them "
+        "wrote, and start all of them again: each has to call fit on the same X."
+    ) from cause
+
+
+@cache  # a second training meets where the first one did
+def _store(rank):
+    # as if it were alone, since torch's own waiting does not say who is missing
+    return next(dist.rendezvous("env://", rank, 1, timeout=MEETING))[0]
+
+
+def _missing(board, rank, size):
+    """Wait for all processes; name those that did not come in time, for all others."""
+    board.set(f"here/{rank}", "")
+    names = [f"here/{n}" for n in range(size)]
+    until = time.monotonic() + MEETING.total_seconds()
+    while not board.check(["missing"]):
+        if board.check(names):
+            return ""
+        if time.monotonic() > until:
+            absent = [str(n) for n in range(size) if not board.check([names[n]])]
+            board.set("missing", ", ".join(absent))
+        time.sleep(PAUSE)
+    missing = board.get("missing").decode()
+    _say_goodbye(board, size - len(missing.split(",")))
+    return missing
+
+
+def _say_goodbye(board, size):
+    """Wait a moment for that many to end: one of them has the board."""
+    board.add("ended", 1)
+    until = time.monotonic() + FAREWELL
+    while board.add("ended", 0) < size and time.monotonic() < until:
+        time.sleep(PAUSE)
 
 
 def _are_several():
@@ -172,18 +244,14 @@ def _are_several():
     return main and told and int(os.environ["WORLD_SIZE"]) > 1
 
 
-@cache  # a second training meets where the first one did
-def _meeting_point():
-    return next(dist.rendezvous("env://"))
-
-
 def _backend():
     return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
 
 def _is_of_others(error):
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and any(word in said for word in WORDS)
+    """Whether an error is of what connects the processes; others may say the same."""
+    torchs = isinstance(error, dist.DistError)
+    return torchs or (isinstance(error, RuntimeError) and bool(GLOO.search(str(error))))
 
 
 def is_first() -> bool:
@@ -231,6 +299,16 @@ def highest(number: int) -> int:
     return int(found)
 
 
+def of_all(value: Any) -> list:
+    """Return the values that the processes have, by rank."""
+    group = _current.get()
+    if group is None:
+        return [value]
+    found: list = [None] * group.size
+    dist.all_gather_object(found, value, group=group.processes)
+    return found
+
+
 def check_agreed(facts: dict) -> None:
     """Refuse processes that train on other data, or by other parameters.
 
@@ -244,11 +322,7 @@ def check_agreed(facts: dict) -> None:
     ValueError
         In all processes, if they differ.
     """
-    group = _current.get()
-    if group is None:
-        return
-    found: list = [None] * group.size
-    dist.all_gather_object(found, facts, group=group.processes)
+    found = of_all(facts)
     for rank, theirs in enumerate(found):
         for name in facts:
             if theirs.get(name) != found[0].get(name):

@@ -421,7 +421,7 @@ class ClusterNet(TrainingNet):
 
         def of_rows(rows):
             out, start = torch.empty(0), 0
-            for raw in images.chunks(size, rows):
+            for raw in shares.in_step(images.chunks(size, rows)):
                 check()
                 look()
                 x = module.scaling(sent(raw, self.device))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from .._input.images import sent
 from .batch_norm import WholeBatchNorms
-from .distributed import current, part_of, same
+from .distributed import current, highest, part_of, same
 from .randomness import Generators, drawing_from, generators
 
 # -- networks, a part of the rows each -------------------------------------------------
@@ -139,6 +139,25 @@ def all_rows(function: Callable[[slice], Tensor], n: int) -> Tensor:
     with _alone(group):
         part = function(group.rows(n))
     return group.gather(part, n)
+
+
+def in_step(blocks: Iterable) -> Iterator:
+    """Yield blocks of work; no process is ahead of another by more than one.
+
+    One that is faster, or has less to do, would wait for the others at the end, and in
+    the end take them for lost.
+
+    Parameters
+    ----------
+    blocks : iterable
+        Of this process, as many as it has.
+    """
+    blocks = iter(blocks)
+    block = next(blocks, None)
+    while highest(int(block is not None)):
+        if block is not None:
+            yield block
+            block = next(blocks, None)
 
 
 # -- rows that are read ----------------------------------------------------------------

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .._engine.shares import in_step
 from .._input.files import ImageFiles, in_threads
 from .._input.images import CHUNK
 from .._input.paths import path_of
@@ -228,8 +229,8 @@ def _check_content(identity, tensors):
 # -- keys ------------------------------------------------------------------------------
 
 
-def keys_of(images, facts) -> list[bytes | None]:
-    """Give each image a key of its content: of a file its bytes, else its values.
+def keys_of(images, facts, rows: slice) -> list[bytes | None]:
+    """Give some images keys of their content: of a file its bytes, else its values.
 
     Neither names nor dates of files count: who copies or renames a folder keeps its
     features.
@@ -239,22 +240,24 @@ def keys_of(images, facts) -> list[bytes | None]:
     images : Images
     facts : object
         What else the features depend on: shape and range.
+    rows : slice
 
     Returns
     -------
-    keys : list of n keys
+    keys : list of keys
         None for files that cannot be read.
     """
     salt = bytes.fromhex(digest(facts))
     if not isinstance(images, ImageFiles):
         keys = []
-        for chunk in images.chunks(64):
-            rows = chunk.contiguous().numpy()
-            keys += [_hash(salt + rows.dtype.str.encode(), row.data) for row in rows]
-        return keys[: len(images)]
+        for chunk in images.chunks(64, rows):
+            values = chunk.contiguous().numpy()
+            salted = salt + values.dtype.str.encode()
+            keys += [_hash(salted, value.data) for value in values]
+        return keys[: rows.stop - rows.start]
     keys = []
-    for start in range(0, len(images), CHUNK):
-        part = images.data[start : start + CHUNK]
+    for start in in_step(range(rows.start, rows.stop, CHUNK)):
+        part = images.data[start : min(start + CHUNK, rows.stop)]
         keys += in_threads(lambda source: _key_of_file(source, salt), part)
     return keys
 

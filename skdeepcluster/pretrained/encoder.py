@@ -15,10 +15,13 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from .._engine.checkpoint import facts_of
 from .._engine.crowd import look
 from .._engine.device import resolve_device, resolve_precision
+from .._engine.distributed import are_several, check_agreed, joined, of_all
 from .._engine.guard import guarded, unchanged_on_error
 from .._engine.randomness import seeded
+from .._engine.shares import all_rows, in_step
 from .._input.files import left_out
 from .._input.layouts import as_images, check_image_shape, is_vector
 from .._parameters import Count, Declared, ImageShape, Verbosity, sizes_fit
@@ -191,6 +194,9 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
     def fit_transform(self, X, y=None):
         """Load the network and encode X, of which each file is decoded once.
 
+        In several processes of one training, each encodes a part of X, and all get
+        the features of the whole: each has to get here, with the same X.
+
         Parameters
         ----------
         X : array-like or list of paths
@@ -211,7 +217,10 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
         OSError
             If weights cannot be downloaded, or the folder of ``cache`` not be written.
         """
-        return self._encode(self._prepare(X), fitting=True)
+        with joined(), seeded(0):
+            images = self._prepare(X)
+            check_agreed({**facts_of(self, images), **self._identity})
+            return self._encode(images, fitting=True)
 
     @guarded
     def transform(self, X):
@@ -321,34 +330,48 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
     # -- what transform does -----------------------------------------------------------
 
     def _encode(self, images, fitting=False):
-        """Compute features block by block, those apart that the cache has."""
-        features = np.full((len(images), self._n_features_out), np.nan, np.float32)
-        scaling = copy.deepcopy(self._scaling).to(self.device_)
-        todo, cache = np.arange(len(images)), self._open_cache(fitting)
+        """Compute features; each of several processes that fit has a part of them."""
         bad: dict = {}  # row -> what its file said
+        cache = self._open_cache(fitting)
+
+        def of_rows(rows):
+            return torch.from_numpy(self._features(images, rows, cache, bad))
+
+        features = all_rows(of_rows, len(images)).numpy()
+        for theirs in of_all(bad):
+            bad |= theirs
+        self._leave_out(images, bad, fitting)
+        return features
+
+    def _features(self, images, rows, cache, bad):
+        """Compute features block by block, those apart that the cache has."""
+        start, n = rows.start, rows.stop - rows.start
+        features = np.full((n, self._n_features_out), np.nan, np.float32)
+        scaling = copy.deepcopy(self._scaling).to(self.device_)
+        todo = np.arange(start, rows.stop)
         if cache is not None:
             facts = [images.shape, images.rescale, scaling.low, scaling.span]
-            keys = keys_of(images, [*facts, np.dtype(images.dtype)])
+            keys = keys_of(images, [*facts, np.dtype(images.dtype)], rows)
             todo = todo[~cache.fill(features, keys)]
-        done = len(images) - len(todo)
-        progress = ImageProgress("ImageEncoder", len(images), done, self.verbose)
+        progress = ImageProgress("ImageEncoder", n, n - len(todo), self.verbose)
         with progress, closing(blocks(images, todo, int(self.batch_size))) as ahead:
             try:
-                for rows, raw, unreadable in ahead:
+                for read, raw, unreadable in in_step(ahead):
                     bad |= unreadable
                     if bad and self.on_error == "raise":
                         break
-                    if len(rows):
+                    if len(read):
                         found = self._run(scaling(raw.to(self.device_))).numpy()
-                        features[rows] = self._checked(found)
+                        features[read - start] = self._checked(found)
                         if cache is not None:
-                            cache.add([keys[row] for row in rows], found)
-                    progress.advance(len(rows) + len(unreadable))
+                            cache.add([keys[row - start] for row in read], found)
+                    progress.advance(len(read) + len(unreadable))
                     look()
             finally:
                 if cache is not None:
                     cache.flush()
-        self._leave_out(images, bad, fitting)
+        if self.on_error == "raise":
+            self._leave_out(images, bad)
         return features
 
     def _run(self, x):
@@ -375,7 +398,8 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
         if not bad:
             return
         skip = self.on_error == "skip" and not (fitting and len(bad) == len(images))
-        if not skip:  # the rest is looked at, too, and not computed with
+        if not skip and not are_several():  # which would wait for this one
+            # the rest is looked at, too, and not computed with
             bad = images.unreadable() | bad
         rows = left_out(images, bad, skip, "Their rows are NaN.")
         if fitting:

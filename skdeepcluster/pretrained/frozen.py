@@ -11,7 +11,7 @@ from .._engine.crowd import look
 from .._engine.device import resolve_device
 from .._engine.distributed import check_agreed
 from .._engine.interrupts import check
-from .._engine.shares import all_rows
+from .._engine.shares import all_rows, in_step
 from .._input.images import Images
 from .._input.layouts import Layout, is_vector
 from .._progress import ImageProgress
@@ -87,7 +87,7 @@ class Frozen(nn.Module):
         def of_rows(rows):
             out = np.empty((rows.stop - rows.start, width), np.float32)
             with ImageProgress(title, len(out), 0, verbose) as shown:
-                for start in range(0, len(out), size):
+                for start in in_step(range(0, len(out), size)):
                     check()
                     look()
                     first = rows.start + start
