@@ -414,18 +414,6 @@ def augment(record):
     return rows
 
 
-def memory(record):
-    """Rows of the memory of prediction on a file of images."""
-    return [
-        ["images", "size of the file, MiB", "peak above the imports, MiB"],
-        [
-            f"{record['arguments']['n']:,} of " + " × ".join(map(str, record["shape"])),
-            f"{record['file_mib']:,.0f}",
-            f"{record['peak_mib']:,.0f}",
-        ],
-    ]
-
-
 def by_size(record):
     """Runs of a record, the smallest data first."""
     return sorted(record["runs"], key=lambda run: (run["n"], run.get("method", "")))
@@ -610,7 +598,6 @@ TABLES = {
     "engine": engine,
     "profile": profile,
     "augment": augment,
-    "memory": memory,
     "large": large,
     "neighbors": neighbors,
     "bank": bank,
