@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .._input.files import ImageFiles, in_threads
+from .._input.files import ImageFiles
 from .._input.images import CHUNK
 from .._input.paths import path_of
+from .._input.threads import in_threads
 from .._storage import FileError, read, write
 from .._storage.container import DamagedError
 from .._storage.digest import digest
