@@ -38,5 +38,6 @@ def test_a_fit_of_many_images_on_the_disk(tmp_path):
     spent = sum(large[f"{name}_cpu_seconds"] for name in parts)
     assert spent == pytest.approx(large["epoch_cpu_seconds"])
     (part,) = record["parts"]
-    assert part["arguments"] == {"n": [5000, 40_000], "methods": ["SCL"], "seed": 0}
+    asked = {"n": [5000, 40_000], "methods": ["SCL"], "epochs": 1, "seed": 0}
+    assert part["arguments"] == asked
     assert part["environment"]["versions"].keys() >= {"skdeepcluster", "torch"}

@@ -153,7 +153,8 @@ def main():
 
     del args.run, args.folder  # a record names no path of a machine
     keys = [(n,) for n in args.n]
-    record.resume(args, "bench_paths.py", ("n",), keys, run, shape=list(SHAPE))
+    about = {"shape": list(SHAPE), "predicted": SOME}
+    record.resume(args, "bench_paths.py", ("n",), keys, run, **about)
 
 
 if __name__ == "__main__":
