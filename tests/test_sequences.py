@@ -176,6 +176,13 @@ class Splits(dict):
     column_names = {"train": ["label", "img"]}
 
 
+class StreamOfRows:
+    column_names = None
+
+    def __iter__(self):
+        yield {"img": X[0]}
+
+
 class Sized:
     def __len__(self):
         return 0
@@ -226,6 +233,7 @@ BAD = {
         r"data sets 'train'; one .*X\['train'\]\['image'\]",
     ),
     "no index": (Stream(), TypeError, "Stream of torch without .*loader.dataset"),
+    "a stream of rows": (StreamOfRows(), TypeError, "StreamOfRows, cannot .* by index"),
     "empty": (Pairs(X[:0]), ValueError, r"Pairs, is empty \(n_samples = 0\).*folder"),
     "no data set, and empty": (Sized(), ValueError, "type Sized, is empty"),
     "an empty list": ([], ValueError, r"X is empty \(n_samples = 0\). Pass images"),

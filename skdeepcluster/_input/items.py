@@ -110,7 +110,8 @@ def by_index(X):
     if isinstance(X, list) and X and all(map(_has_target, X)):
         return [image_of(item) for item in X]
     plain = isinstance(X, list | tuple | np.ndarray | torch.Tensor) or is_frame(X)
-    if not plain and hasattr(X, "column_names"):
+    # a stream has columns as well, of which it may not know the names
+    if not plain and hasattr(X, "column_names") and hasattr(type(X), "__getitem__"):
         _raise_columns(X, _one_of(X), X.column_names)
     if isinstance(X, list) and X and isinstance(X[0], dict):
         _raise_columns(X, X[0])
