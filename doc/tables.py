@@ -414,18 +414,6 @@ def augment(record):
     return rows
 
 
-def memory(record):
-    """Rows of the memory of prediction on a file of images."""
-    return [
-        ["images", "size of the file, MiB", "peak above the imports, MiB"],
-        [
-            f"{record['arguments']['n']:,} of " + " × ".join(map(str, record["shape"])),
-            f"{record['file_mib']:,.0f}",
-            f"{record['peak_mib']:,.0f}",
-        ],
-    ]
-
-
 def gpu(record):
     """Rows of the speed of a fit on a GPU, beside two loops without the engine."""
     rows = [["backbone", "images", "row", "images a second", "of the steps alone"]]
@@ -467,18 +455,20 @@ def cifar10(record):
 
 def by_size(record):
     """Runs of a record, the smallest data first."""
-    return sorted(record["runs"], key=lambda run: (run["n"], run.get("method", "")))
+    keys = ("n", "method", "epochs")
+    return sorted(record["runs"], key=lambda run: [run[key] for key in keys])
 
 
 def large(record):
     """Rows of what an epoch of many images takes, and what its time goes to."""
     parts = ("steps", "embedding", "clustering", "rest")
-    rows = [["images", "method", "epoch, ms an image", *(f"{p}, %" for p in parts)]]
+    heads = ["images", "method", "epochs", "epoch, ms an image"]
+    rows = [[*heads, *(f"{part}, %" for part in parts)]]
     for run in by_size(record):
         epoch = run["epoch_cpu_seconds"]
         shares = (100 * run[f"{name}_cpu_seconds"] / epoch for name in parts)
         cells = [f"{1000 * epoch / run['n']:.3f}", *(f"{s:.1f}" for s in shares)]
-        rows.append([f"{run['n']:,}", run["method"], *cells])
+        rows.append([f"{run['n']:,}", run["method"], str(run["epochs"]), *cells])
     return rows
 
 
@@ -486,13 +476,27 @@ def large_memory(record):
     """Rows of the memory of a fit, a predict and a transform of many images."""
     calls = ("fit", "predict", "transform")
     heads = [f"{call}, {what}" for what in ("MiB", "ms an image") for call in calls]
-    rows = [["images", "method", "file, MiB", *heads]]
+    rows = [["images", "method", "epochs", "file, MiB", *heads]]
     for run in by_size(record):
         n = run["n"]
         size = n * math.prod(record["shape"]) / 2**20
         memory = (f"{run[f'{call}_mib']:,.0f}" for call in calls)
         times = (f"{1000 * run[f'{call}_cpu_seconds'] / n:.3f}" for call in calls)
-        rows.append([f"{n:,}", run["method"], f"{size:,.0f}", *memory, *times])
+        about = [f"{n:,}", run["method"], str(run["epochs"]), f"{size:,.0f}"]
+        rows.append([*about, *memory, *times])
+    return rows
+
+
+def paths(record):
+    """Rows of what a fit does with paths before it trains, and of predict."""
+    parts = ("list", "headers", "decoding")
+    heads = [*(f"{part}, CPU s" for part in parts), "all, CPU s", "MiB"]
+    rows = [["files", *heads, "predict, ms a file"]]
+    for run in record["runs"]:
+        times = [f"{run[f'{part}_cpu_seconds']:,.1f}" for part in (*parts, "before")]
+        predict = 1000 * run["predict_cpu_seconds"] / record["predicted"]
+        memory = f"{run['before_mib']:,.0f}"
+        rows.append([f"{run['n']:,}", *times, memory, f"{predict:.2f}"])
     return rows
 
 
@@ -665,10 +669,10 @@ TABLES = {
     "engine": engine,
     "profile": profile,
     "augment": augment,
-    "memory": memory,
     "large": large,
     "gpu": gpu,
     "cifar10": cifar10,
+    "paths": paths,
     "neighbors": neighbors,
     "bank": bank,
 }

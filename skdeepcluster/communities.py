@@ -12,7 +12,13 @@ from torch.nn import functional as F
 from ._engine.protocol import Stateful
 from ._input.layouts import is_vector
 from .distances import TINY
-from .kmeans import cluster_sums, nearest_centers, some_of, spherical_kmeans
+from .kmeans import (
+    MAX_ENTRIES,
+    cluster_sums,
+    nearest_centers,
+    some_of,
+    spherical_kmeans,
+)
 from .neighbors import links_between, nearest_neighbors
 
 PARTS = 10  # of each cluster that is asked for, on average
@@ -93,8 +99,34 @@ class Parts(Stateful):
 
     def similarity(self, features: Tensor) -> Tensor:
         """Cosine of unit rows (b, d) to the nearest part of each cluster, (b, K)."""
-        cosine = features @ self.centers.T
-        return nearest_of_each(cosine, self.owners, self.n_clusters)
+        return similarity_to_nearest(
+            features, self.centers, self.owners, self.n_clusters
+        )
+
+
+def similarity_to_nearest(
+    features: Tensor, parts: Tensor, owners: Tensor, n_clusters: int
+) -> Tensor:
+    """Cosine of unit rows to the nearest part of each cluster.
+
+    Parameters
+    ----------
+    features : tensor of shape (b, d)
+        Unit rows, as many as there are images: one block at a time is compared.
+    parts : tensor of shape (n_parts, d)
+        Unit rows.
+    owners : int64 tensor of shape (n_parts,)
+        Cluster of each part.
+    n_clusters : int
+
+    Returns
+    -------
+    similarity : tensor of shape (b, n_clusters)
+        As :func:`nearest_of_each` gives it.
+    """
+    blocks = features.split(max(1, MAX_ENTRIES // len(parts)))
+    found = [nearest_of_each(rows @ parts.T, owners, n_clusters) for rows in blocks]
+    return torch.cat(found)
 
 
 def nearest_of_each(similarity: Tensor, owners: Tensor, n_clusters: int) -> Tensor:

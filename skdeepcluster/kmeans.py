@@ -50,7 +50,7 @@ def spherical_kmeans(
     labels : int64 tensor of shape (n,)
         Index of the nearest centre.
     """
-    rows = some_of(features, max(FEWEST, OF_EACH * n_clusters))
+    rows = enough_of(features, n_clusters)
     starts = [] if init is None else [F.normalize(init.to(rows), dim=1)[None]]
     if n_init > 0:
         starts.append(_plus_plus(rows, n_clusters, n_init))
@@ -94,6 +94,11 @@ def some_of(rows: Tensor, n: int) -> Tensor:
         return rows
     own = generator(rows.device)
     return rows[torch.randperm(len(rows), device=rows.device, generator=own)[:n]]
+
+
+def enough_of(rows: Tensor, n_clusters: int) -> Tensor:
+    """Draw as many rows as centres are found in: 16 384, or 256 a centre, or all."""
+    return some_of(rows, max(FEWEST, OF_EACH * n_clusters))
 
 
 def cluster_sums(features: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -151,6 +151,22 @@ def test_the_nearest_part_of_each_cluster():
     assert torch.equal(nearest_of_each(similarity, owners, 3), expected)
 
 
+def test_blocks_of_rows_change_no_similarity(monkeypatch):
+    parts = Parts(3, 6, 4)
+    parts.centers = F.normalize(torch.randn(6, 4), dim=1)
+    rows = F.normalize(torch.randn(50, 4), dim=1)
+    whole = parts.similarity(rows)
+    seen, nearest = [], communities.nearest_of_each
+    monkeypatch.setattr(
+        communities,
+        "nearest_of_each",
+        lambda x, *by: seen.append(len(x)) or nearest(x, *by),
+    )
+    monkeypatch.setattr(communities, "MAX_ENTRIES", 7 * 6)
+    torch.testing.assert_close(parts.similarity(rows), whole)
+    assert seen == [7] * 7 + [1]
+
+
 def test_links_count_both_directions():
     labels = torch.tensor([0, 0, 2, 2])
     nearest = torch.tensor([[1], [2], [3], [2]])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from skdeepcluster._input import decoding
 from skdeepcluster._input.decoding import Unreadable, decode, read_header
-from skdeepcluster._input.files import Room
+from skdeepcluster._input.threads import Room
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (8, 6), dtype=np.uint8)

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from sklearn.model_selection import cross_val_predict, cross_val_score
 from small_digpro import make
 from test_images import CHANNELS_FIRST, N, X, assert_same_fit, pixels, read
@@ -77,6 +77,17 @@ def test_files_are_decoded_once(paths, monkeypatch):
     monkeypatch.setattr(reading, "decode", counted)
     make(max_epochs=3).fit(paths)
     assert sorted(reads) == paths
+
+
+def test_headers_of_squares_are_read_without_their_pixels(paths, monkeypatch):
+    loaded = []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(
+        ImageFile.ImageFile, "load", lambda image: loaded.append(1) or load(image)
+    )
+    files = reading.open_files(make(), paths)
+    assert files.shape == (3, 8, 8) and not loaded
+    assert files.load()[0].shape == (3, 8, 8) and loaded
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -404,6 +415,9 @@ def test_all_files_that_cannot_be_read_are_named(tmp_path, paths, reference):
             read(X, image_shape=shape)
     with pytest.raises(ValueError, match=match):
         reference.predict(X)
+    _, damage = reading.open_files(make(), X).load()
+    # a traceback would keep the image in memory, and a chain of errors does
+    assert not any(bad.__traceback__ or bad.__context__ for bad in damage.values())
     many = [*paths[:2], *(f"/not/there/{i}.png" for i in range(25))]
     with pytest.raises(ValueError, match=r"25 of 27 (.|\n)*/9\.png(.|\n)*And 15 more"):
         read(many)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from skdeepcluster import kmeans
 from skdeepcluster.kmeans import cluster_sums, spherical_kmeans
+from skdeepcluster.statdec.centers import kmeans_centers
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +62,20 @@ def test_centres_of_many_rows_are_found_in_some(monkeypatch):
     seen.clear()
     spherical_kmeans(features, 9)
     assert set(seen) == {72}
+
+
+def test_centres_of_statdec_are_found_in_some(monkeypatch):
+    monkeypatch.setattr(kmeans, "FEWEST", 50)
+    monkeypatch.setattr(kmeans, "OF_EACH", 8)
+    features, truth = bundles(size=200)
+    seen, fit = [], KMeans.fit
+    monkeypatch.setattr(
+        KMeans, "fit", lambda self, X: seen.append(len(X)) or fit(self, X)
+    )
+    centers = kmeans_centers(features, 5)
+    assert seen == [50] and len(features) == 1000
+    labels = torch.cdist(features, centers).argmin(1)
+    assert adjusted_rand_score(truth, labels) == 1.0
 
 
 @pytest.mark.parametrize("max_entries", [1, 700, 2**24])

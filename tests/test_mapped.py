@@ -1,5 +1,6 @@
 """An array in a file: rows are numbers, pickles are paths."""
 
+import os
 import pickle
 
 import numpy as np
@@ -78,7 +79,14 @@ def test_rows_that_there_are_not(X, key, match):
 
 
 def test_files_that_hold_no_array(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="'.*X.npy' does not exist; a file of"):
+        MappedArray(tmp_path / "X.npy")
+    (tmp_path / "X.npy").touch()
+    with pytest.raises(ValueError, match=r"X.npy' cannot be mapped \(it is empty\)"):
+        MappedArray(tmp_path / "X.npy")
+    np.save(tmp_path / "X.npy", VALUES)
+    os.truncate(tmp_path / "X.npy", 5000)
+    with pytest.raises(ValueError, match=r"mapped \(it was cut off, or is still being"):
         MappedArray(tmp_path / "X.npy")
     np.savez(tmp_path / "X.npz", VALUES)
     np.save(tmp_path / "number.npy", 5)
@@ -87,6 +95,30 @@ def test_files_that_hold_no_array(tmp_path):
     for name in ("X.npz", "number.npy", "objects.npy", "text.npy"):
         with pytest.raises(ValueError, match=f"{name}' cannot be mapped .*numpy.save"):
             MappedArray(tmp_path / name)
+
+
+def test_a_file_that_was_changed(X):
+    """To read rows of a file that was cut would end the process."""
+    some, pickled = X[20:80], pickle.dumps(X[20:80])
+    np.save(X.path, VALUES[:60])
+    size = VALUES[:60].nbytes + 128
+    match = f"had {VALUES.nbytes + 128} bytes when it was mapped, and has {size} now"
+    for read in (lambda: X[0], lambda: np.asarray(X), lambda: np.asarray(some)):
+        with pytest.raises(ValueError, match=match):
+            read()
+    with pytest.raises(ValueError, match=match):
+        make().fit(X)
+    match = r"held an array of shape \(120, 8, 8\) and type uint8, .*\(60, 8, 8\)"
+    with pytest.raises(ValueError, match=match):
+        pickle.loads(pickled)
+
+
+def test_a_file_that_is_gone(X):
+    pickled = pickle.dumps(X)
+    os.unlink(X.path)
+    np.testing.assert_array_equal(np.asarray(X[5:9]), VALUES[5:9])  # it is mapped
+    with pytest.raises(FileNotFoundError, match="'.*X.npy' does not exist.*bring it"):
+        pickle.loads(pickled)
 
 
 def test_a_copy_is_one(tmp_path):

@@ -42,6 +42,9 @@ def png(image):
     return file.getvalue()
 
 
+ENCODED = {"bytes": png(PICTURES[0]), "path": None}
+
+
 class Pairs(torch.utils.data.Dataset):
     """Items with a target each."""
 
@@ -159,12 +162,33 @@ class Odd(Pairs):
 
 class Rows(Pairs):
     def __getitem__(self, row):
-        return {"image": self.images[row], "label": 0}
+        return {"label": 0, "img": self.images[row]}
 
 
 class Table(Rows):
-    column_names = ["image", "label"]
+    column_names = ["label", "img"]
     shape = (len(X), 2)
+
+
+class Splits(dict):
+    """Several tables, as a data set of Hugging Face comes."""
+
+    column_names = {"train": ["label", "img"]}
+
+
+class StreamOfRows:
+    column_names = None
+
+    def __iter__(self):
+        yield {"img": X[0]}
+
+
+class Sized:
+    def __len__(self):
+        return 0
+
+    def __getitem__(self, row):
+        raise IndexError(row)
 
 
 class Stream(torch.utils.data.IterableDataset):
@@ -177,10 +201,42 @@ BAD = {
     "another dtype": (Odd(5, X[0] / 1.0), ValueError, r"X\[5\] .* dtype float64"),
     "damaged": (Odd(5, OSError("torn")), ValueError, r"X\[5\] cannot .*\(torn\)"),
     "no image": (Odd(5, (None, 1), PICTURES), ValueError, r"X\[5\] is not .*NoneType"),
-    "rows": (Rows(X), TypeError, "type Rows, holds 'image', 'label' at .*column"),
-    "a table of images": (Table(X), TypeError, "type Table, holds 'image', 'label'"),
+    "rows": (
+        Rows(X),
+        TypeError,
+        r"type Rows, holds 'label', 'img' at .*\[row\['img'\] for row in X\]",
+    ),
+    "a list of rows": (
+        [{"label": 0, "img": picture} for picture in PICTURES],
+        TypeError,
+        r"type list, holds 'label', 'img' at .*\[row\['img'\] for row in X\]",
+    ),
+    "a table of images": (
+        Table(X),
+        TypeError,
+        r"type Table, holds 'label', 'img' .*the column .* such as X\['img'\]",
+    ),
+    "a table that is not decoded": (
+        Table([ENCODED] * 9),
+        TypeError,
+        r"X.cast_column\('img', datasets.Image\(\)\)\['img'\]",
+    ),
+    "a table without rows": (Table([]), ValueError, "type Table, is empty"),
+    "a column that is not decoded": (
+        Pairs([ENCODED] * 9),
+        TypeError,
+        r"holds 'bytes', 'path' .*BytesIO\(x\['bytes'\]\)",
+    ),
+    "splits": (
+        Splits(train=Table(X)),
+        TypeError,
+        r"data sets 'train'; one .*X\['train'\]\['image'\]",
+    ),
     "no index": (Stream(), TypeError, "Stream of torch without .*loader.dataset"),
-    "empty": (Pairs(X[:0]), TypeError, "Pairs of torch without an image"),
+    "a stream of rows": (StreamOfRows(), TypeError, "StreamOfRows, cannot .* by index"),
+    "empty": (Pairs(X[:0]), ValueError, r"Pairs, is empty \(n_samples = 0\).*folder"),
+    "no data set, and empty": (Sized(), ValueError, "type Sized, is empty"),
+    "an empty list": ([], ValueError, r"X is empty \(n_samples = 0\). Pass images"),
     "texts": (Pairs(["a.png", "b.png"]), ValueError, "2 of 2 image files cannot be"),
 }
 

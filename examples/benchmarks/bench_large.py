@@ -1,11 +1,11 @@
 """Seconds and memory of a fit, predict and transform of up to a million images.
 
 The images are uint8 in a file that is mapped into memory: smooth patterns of ten
-classes under noise. Each run is a process of its own: one epoch of a small network,
-``predict``, and ``transform`` by pieces into a second map. What is reported of memory
-is the highest anonymous resident memory (``RssAnon`` of ``/proc``, read twenty times
-a second) above that right after the imports: the pages of the maps are none of it, for
-the system takes them back when it likes. Linux only.
+classes under noise. Each run is a process of its own: an epoch of a small network, or
+several, ``predict``, and ``transform`` by pieces into a second map. What is reported of
+memory is the highest anonymous resident memory (``RssAnon`` of ``/proc``, read twenty
+times a second) above that right after the imports: the pages of the maps are none of
+it, for the system takes them back when it likes. Linux only.
 
     python examples/benchmarks/bench_large.py --n 10000 100000 --json records/large.json
 """
@@ -23,7 +23,7 @@ import numpy as np
 import record
 import torch
 
-from skdeepcluster import SCL, DigPro
+from skdeepcluster import GCC, MFCVAE, SCL, DigPro, StatDEC
 from skdeepcluster._engine.net import ClusterNet
 
 MIB = 2**20
@@ -31,7 +31,14 @@ SHAPE = (32, 32, 3)
 N_CLUSTERS = 10
 BLOCK = 1000  # images that are drawn at once
 PIECE = 100_000  # images that are transformed at once
-METHODS = {"DigPro": DigPro, "SCL": SCL}
+WIDTHS = {"feature_dim": 64, "hidden_dim": 64, "augment": "weak"}
+METHODS = {
+    "DigPro": (DigPro, WIDTHS),
+    "SCL": (SCL, WIDTHS),
+    "StatDEC": (StatDEC, WIDTHS),
+    "GCC": (GCC, {**WIDTHS, "bank": "real"}),
+    "MFCVAE": (MFCVAE, {"hidden_dims": 16}),
+}
 
 
 def write_images(path, n, seed):
@@ -101,32 +108,34 @@ class Timed:
         return call
 
 
-def epoch_of(model, X):
-    """Fit one epoch; return its seconds, and what those of the processor went to."""
+def epochs_of(model, X):
+    """Fit; return the seconds of an epoch, and what those of the processor went to."""
     timed = Timed(ClusterNet, "train_step", "evaluate", "report")
-    at = []
+    began, spent = {}, {}
     begin, end = ClusterNet.on_epoch_begin, ClusterNet.on_epoch_end
 
-    def noted():
-        at.append({**timed.seconds, "cpu": time.process_time()})
+    def now():
+        return {**timed.seconds, "cpu": time.process_time()}
 
     def on_epoch_begin(self, *args, **kwargs):
-        noted()  # what is done before the first epoch is none of it
+        began.update(now())  # what is done before the first epoch is none of it
         return begin(self, *args, **kwargs)
 
     def on_epoch_end(self, *args, **kwargs):
         end(self, *args, **kwargs)
-        noted()
+        for name, seconds in now().items():
+            spent[name] = spent.get(name, 0.0) + seconds - began[name]
 
     ClusterNet.on_epoch_begin, ClusterNet.on_epoch_end = on_epoch_begin, on_epoch_end
-    began, cpu = time.perf_counter(), time.process_time()
+    start, cpu = time.perf_counter(), time.process_time()
     model.fit(X)
-    whole, cpu = time.perf_counter() - began, time.process_time() - cpu
-    spent = {name: at[-1][name] - at[0][name] for name in at[0]}
+    whole, cpu = time.perf_counter() - start, time.process_time() - cpu
+    epochs = len(model.history_)
+    spent = {name: seconds / epochs for name, seconds in spent.items()}
     return {
         "fit_seconds": whole,
         "fit_cpu_seconds": cpu,
-        "epoch_seconds": model.history_[0]["seconds"],
+        "epoch_seconds": sum(row["seconds"] for row in model.history_) / epochs,
         "epoch_cpu_seconds": spent["cpu"],
         "steps_cpu_seconds": spent["train_step"],
         "embedding_cpu_seconds": spent["evaluate"],
@@ -135,25 +144,25 @@ def epoch_of(model, X):
     }
 
 
-def measure(folder, method, n, seed):
+def measure(folder, method, n, epochs, seed):
     """Run one method on the images of a folder; in a process of its own."""
     torch.set_num_threads(1)
     peak = Peak()
     X = opened(folder / "images.bin", n)
-    model = METHODS[method](
-        N_CLUSTERS,
+    cls, params = METHODS[method]
+    model = cls(
+        n_clusters=N_CLUSTERS,
         backbone="conv",
-        augment="weak",
-        max_epochs=1,
+        max_epochs=epochs,
         batch_size=256,
         lr=1e-3,
-        feature_dim=64,
-        hidden_dim=64,
         device="cpu",
         random_state=seed,
+        **params,
     )
     model.fit(X[:600])  # what is imported on first use takes seconds, too
-    result = {"imports_mib": peak.start, **epoch_of(model, X)}
+    width = model.transform(X[:2]).shape[1]
+    result = {"imports_mib": peak.start, **epochs_of(model, X)}
     result["fit_mib"] = peak.take()
     began, cpu = time.perf_counter(), time.process_time()
     labels = model.predict(X)
@@ -162,7 +171,7 @@ def measure(folder, method, n, seed):
     result["predict_mib"] = peak.take()
     began, cpu = time.perf_counter(), time.process_time()
     out = np.lib.format.open_memmap(
-        folder / "embedding.npy", "w+", np.float32, (n, model.feature_dim)
+        folder / "embedding.npy", "w+", np.float32, (n, width)
     )
     for start in range(0, n, PIECE):
         rows = slice(start, start + PIECE)
@@ -177,7 +186,8 @@ def measure(folder, method, n, seed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=["DigPro", "SCL"])
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", help="where the images are written for a while")
     parser.add_argument("--json")
@@ -185,25 +195,26 @@ def main():
     args = parser.parse_args()
     if args.run:
         folder, method, n = args.run
-        print(json.dumps(measure(Path(folder), method, int(n), args.seed)))
+        result = measure(Path(folder), method, int(n), args.epochs, args.seed)
+        print(json.dumps(result))
         return
     torch.set_num_threads(1)
     place = args.folder
 
-    def run(n, method):
+    def run(n, method, epochs):
         with tempfile.TemporaryDirectory(dir=place) as folder:
             write_images(Path(folder) / "images.bin", n, args.seed)
             command = [sys.executable, __file__, "--seed", str(args.seed)]
-            command += ["--run", folder, method, str(n)]
+            command += ["--epochs", str(epochs), "--run", folder, method, str(n)]
             done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         return json.loads(done.stdout)
 
     del args.run, args.folder  # a record names no path of a machine
-    keys = [(n, method) for n in args.n for method in args.methods]
+    keys = [(n, method, args.epochs) for n in args.n for method in args.methods]
     record.resume(
         args,
         "bench_large.py",
-        ("n", "method"),
+        ("n", "method", "epochs"),
         keys,
         run,
         shape=list(SHAPE),

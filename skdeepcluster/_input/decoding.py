@@ -174,8 +174,9 @@ def read_header(source, upright=True) -> Header:
     Unreadable
     """
     with open_image(source) as image:
-        size = None
-        if upright:
+        size = image.size if upright else None
+        # a square is the same on its side, and Pillow decodes a PNG for its tags
+        if upright and image.width != image.height:
             turn = _turn(image)
             if turn is not None and image.format == "TIFF":
                 turn = _turn(_loaded(image))  # Pillow may have turned it

@@ -3,53 +3,28 @@
 from __future__ import annotations
 
 import math
-import os
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import Counter
 from itertools import islice
 
 import numpy as np
-from torch.utils.data import get_worker_info
 
 from .._warnings import warn
-from .decoding import BYTE, DEEP, FLOAT, MODES, Unreadable, decode, read_header
+from .decoding import (
+    BYTE,
+    DEEP,
+    FLOAT,
+    MODES,
+    Header,
+    Unreadable,
+    decode,
+    read_header,
+)
 from .images import CHUNK, Images, Rows
 from .paths import IMAGES, LISTED, counted, path_of
+from .threads import Room, caught, in_threads
 
 CACHE_BYTES = 2**30
-ROOM_BYTES = 2**28
 FEW = 64  # pictures of any size that are held at once
-
-
-class Room:
-    """Memory that threads share while they decode images.
-
-    Parameters
-    ----------
-    limit : int
-        Bytes. An image that needs more is decoded alone.
-    """
-
-    def __init__(self, limit=ROOM_BYTES):
-        self.limit, self.used, self.freed = limit, 0, threading.Condition()
-
-    @contextmanager
-    def taken(self, amount):
-        """Wait until there is room for ``amount`` bytes, and keep it in the block."""
-        with self.freed:
-            self.freed.wait_for(lambda: not self.used or self._fits(amount))
-            self.used += amount
-        try:
-            yield
-        finally:
-            with self.freed:
-                self.used -= amount
-                self.freed.notify_all()
-
-    def _fits(self, amount):
-        return self.used + amount <= self.limit
 
 
 class ImageFiles(Images):
@@ -194,19 +169,23 @@ def open_files(estimator, sources, shape=None, fitted=None):
     """
     # an entry of os.scandir cannot be sent to a loader's worker
     sources = [s if isinstance(s, IMAGES) else path_of(s) for s in sources]
-    reset, bad = fitted is None, {}
+    reset = fitted is None
+    bad: dict[int, Unreadable] = {}
     dtype = fitted if fitted in (BYTE, DEEP) else None
     if shape is None or dtype is None:
-        heads = []
+        heads: Counter[Header] = Counter()  # of a million files few differ
         for start in range(0, len(sources), CHUNK):
             part = sources[start : start + CHUNK]
-            heads += in_threads(lambda s: read_header(s, upright=shape is None), part)
-        bad = {i: h for i, h in enumerate(heads) if isinstance(h, Unreadable)}
+            found = in_threads(lambda s: read_header(s, upright=shape is None), part)
+            for row, head in enumerate(found, start):
+                if isinstance(head, Unreadable):
+                    bad[row] = head
+                else:
+                    heads[head] += 1
         if len(bad) == len(sources) and reset:
             raise ValueError(_listing(sources, bad))
-        heads = [head for head in heads if not isinstance(head, Unreadable)]
         dtype = _common_dtype(heads)
-        shape = shape or _common_shape([h for h in heads if _joins(h.dtype, dtype)])
+        shape = shape or _common_shape(heads, dtype)
     if shape[0] not in MODES or shape[:2] == (1, 1) or (shape[0], dtype) == (4, FLOAT):
         raise ValueError(
             f"image_shape={shape} cannot be read from image files: they have 1, 3 or 4 "
@@ -368,40 +347,16 @@ def check_file(path):
     reason : str or None
         What is wrong with it.
     """
-    head = _caught(read_header)(path)
+    head = caught(read_header)(path)
     small = (1, 1, 1)
     if not isinstance(head, Unreadable):
-        head = _caught(lambda s: decode(s, small, head.dtype))(path)
+        head = caught(lambda s: decode(s, small, head.dtype))(path)
     return str(head) if isinstance(head, Unreadable) else None
 
 
 def check_files(paths):
     """Apply :func:`check_file` to many, in threads."""
     return in_threads(check_file, paths)
-
-
-def _caught(function: Callable) -> Callable:
-    """Return what ``function`` raises if it is Unreadable."""
-
-    def call(source):
-        try:
-            return function(source)
-        except Unreadable as error:
-            return error
-
-    return call
-
-
-def in_threads(function, sources):
-    """Apply a function to all sources, in threads; an Unreadable is a result, too."""
-    # a loader worker has its core to itself, and an image of Pillow is no thread's own
-    serial = get_worker_info() is not None or any(
-        isinstance(source, IMAGES) for source in sources
-    )
-    if serial:
-        return [_caught(function)(source) for source in sources]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(_caught(function), sources))
 
 
 def _common_dtype(heads):
@@ -416,16 +371,18 @@ def _joins(dtype, common):
     return (dtype == FLOAT) == (common == FLOAT)
 
 
-def _common_shape(heads):
-    """Return (C, H, W) if all files agree on it."""
-    sizes = {head.size for head in heads}
+def _common_shape(heads, dtype):
+    """Return (C, H, W) if all files that hold such values agree on it."""
+    joined = {head: n for head, n in heads.items() if _joins(head.dtype, dtype)}
+    sizes = {head.size for head in joined}
     if len(sizes) > 1:
         raise ValueError(
-            f"The {len(heads)} image files have {len(sizes)} different sizes. Pass the "
-            "shape that they shall be resized to, for example image_shape=(3, 32, 32)."
+            f"The {sum(joined.values())} image files have {len(sizes)} different "
+            "sizes. Pass the shape that they shall be resized to, for example "
+            "image_shape=(3, 32, 32)."
         )
     (width, height) = sizes.pop()
-    return (1 if all(head.grey for head in heads) else 3, height, width)
+    return (1 if all(head.grey for head in joined) else 3, height, width)
 
 
 def _listing(sources, bad, end="Remove them from X, or pass on_error='skip'."):

@@ -104,12 +104,17 @@ def by_index(X):
     ------
     TypeError
         If X has several columns, or a dict at each index.
+    ValueError
+        If X is a data set without items.
     """
     if isinstance(X, list) and X and all(map(_has_target, X)):
         return [image_of(item) for item in X]
     plain = isinstance(X, list | tuple | np.ndarray | torch.Tensor) or is_frame(X)
-    if not plain and hasattr(X, "column_names"):
-        _raise_columns(X, X.column_names)
+    # a stream has columns as well, of which it may not know the names
+    if not plain and hasattr(X, "column_names") and hasattr(type(X), "__getitem__"):
+        _raise_columns(X, _one_of(X), X.column_names)
+    if isinstance(X, list) and X and isinstance(X[0], dict):
+        _raise_columns(X, X[0])
     if plain or any(hasattr(X, name) for name in OTHERS):
         return X
     first = _one_of(X)
@@ -120,7 +125,7 @@ def by_index(X):
     if isinstance(first, np.ndarray | torch.Tensor) and first.ndim:
         return Arrays(X, as_array(first))
     if isinstance(first, dict):
-        _raise_columns(X, list(first))
+        _raise_columns(X, first)
     return X
 
 
@@ -132,12 +137,27 @@ def _has_target(item):
     return isinstance(image, Image.Image) or getattr(image, "ndim", 0) > 1
 
 
-def _raise_columns(X, names):
+def _raise_columns(X, row, names=()):
+    """Say which column to pass: the first one that has an image in a row, if any."""
+    row = row if isinstance(row, dict) else dict.fromkeys(names)
+    image = next((name for name, value in row.items() if _may_be_image(value)), "image")
+    if row.keys() == {"bytes", "path"}:  # one of its columns, not decoded
+        what = "[PIL.Image.open(io.BytesIO(x['bytes'])) for x in X]"
+    elif names:
+        what = f"the column of the images, decoded, such as X[{image!r}]"
+        if isinstance(row.get(image), dict):
+            what = f"X.cast_column({image!r}, datasets.Image())[{image!r}]"
+    else:
+        what = f"the images alone, such as [row[{image!r}] for row in X]"
     raise TypeError(
-        f"X, of type {type(X).__name__}, holds {', '.join(map(repr, names[:5]))} at "
-        "each index; an image was expected. Pass the column of the images, decoded, "
-        "such as X['image']."
+        f"X, of type {type(X).__name__}, holds {', '.join(map(repr, [*row][:5]))} at "
+        f"each index; an image was expected. Pass {what}."
     )
+
+
+def _may_be_image(value):
+    undecoded = isinstance(value, dict) and value.keys() == {"bytes", "path"}
+    return undecoded or isinstance(value, Image.Image) or getattr(value, "ndim", 0) > 1
 
 
 def _one_of(X):
@@ -148,6 +168,11 @@ def _one_of(X):
         n = len(X)
     except TypeError:  # a data set that is not read by index
         return None
+    if n == 0:
+        raise ValueError(
+            f"X, of type {type(X).__name__}, is empty (n_samples = 0); images were "
+            "expected. See whether its folder, or what filtered it, is the right one."
+        )
     for row in range(min(n, TRIED)):
         try:
             return image_of(X[row])

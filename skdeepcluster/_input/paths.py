@@ -48,6 +48,12 @@ def listed(X):
                 f"X is a {type(X).__name__}, as load_image_folder returns it. Pass its "
                 "paths: load_image_folder(path).paths."
             )
+        if hasattr(X, "column_names"):
+            raise TypeError(
+                f"X, of type {type(X).__name__}, holds the data sets "
+                f"{', '.join(map(repr, X))}; one was expected. Pass the column of its "
+                f"images, such as X[{next(iter(X), 'train')!r}]['image']."
+            )
         raise TypeError("X is a dict. Pass list(X.values()), or those of its arrays.")
     if isinstance(X, Set) and not isinstance(X, KeysView):
         raise TypeError(

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .._input.decoding import read_header
-from .._input.files import check_files, in_threads
+from .._input.files import check_files
 from .._input.formats import use_plugins
 from .._input.paths import counted
+from .._input.threads import in_threads
 from ..datasets import load_image_folder
 from ..datasets._folder import by_ending
 from .shown import Console

@@ -13,9 +13,10 @@ from PIL import Image
 from sklearn.utils import Bunch
 
 from .._input.decoding import is_image, readable_formats
-from .._input.files import check_files, in_threads
+from .._input.files import check_files
 from .._input.formats import RAW, why_not_read
 from .._input.paths import counted, named_lines
+from .._input.threads import in_threads
 from .._warnings import warn
 
 ANY = "any"

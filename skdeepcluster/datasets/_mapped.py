@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import numpy as np
@@ -33,7 +34,11 @@ class MappedArray:
     Raises
     ------
     ValueError
-        If the file holds no array, or one that cannot be mapped.
+        If the file holds no array, or one that cannot be mapped. Later, if the size of
+        the file is another one when rows are read, or its array is when a copy is made
+        in another process.
+    FileNotFoundError
+        If there is no such file.
 
     See Also
     --------
@@ -55,9 +60,20 @@ class MappedArray:
     def __init__(self, path, rows=None):
         self.path = os.path.abspath(path)
         try:
+            self._size = os.path.getsize(self.path)
             values = np.load(self.path, mmap_mode="r")
-        except ValueError as error:
-            raise self._unfit(str(error)) from error
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{self.path!r} does not exist; a file of numpy.save was expected. If "
+                "this is another machine, or another folder, bring it to this path."
+            ) from None
+        except (EOFError, ValueError) as error:
+            why = str(error)
+            if self._size == 0:
+                why = "it is empty"
+            elif "mmap length" in why:
+                why = "it was cut off, or is still being written"
+            raise self._unfit(why) from error
         if not isinstance(values, np.memmap) or not values.ndim:
             raise self._unfit("it holds no single array with rows")
         self._set(values, rows)
@@ -118,18 +134,42 @@ class MappedArray:
         rows = np.where(rows < 0, rows + len(self), rows)
         own = rows if self.rows is None else self.rows[rows]
         if own.ndim == 0:
-            return np.asarray(self._values[own])
+            return np.asarray(self._read(own))
         selected = object.__new__(MappedArray)  # without opening the file again
-        selected.path = self.path
+        selected.path, selected._size = self.path, self._size
         selected._set(self._values, own)
         return selected
 
+    def _read(self, rows):
+        """Read rows, unless they may be gone: that would end the process."""
+        with contextlib.suppress(FileNotFoundError):  # what is mapped stays readable
+            size = os.path.getsize(self.path)
+            if size != self._size:
+                raise ValueError(
+                    f"{self.path!r} had {self._size} bytes when it was mapped, and has "
+                    f"{size} now. Open it anew, and write to another file meanwhile."
+                )
+        return self._values if rows is None else self._values[rows]
+
     def __array__(self, dtype=None, copy=None):
-        values = self._values if self.rows is None else self._values[self.rows]
-        return np.array(values, dtype, copy=copy)
+        return np.array(self._read(self.rows), dtype, copy=copy)
 
     def __reduce__(self):
-        return MappedArray, (self.path, self.rows)
+        whole = self._values.shape, self._values.dtype
+        return _again, (self.path, self.rows, *whole)
 
     def __repr__(self):
         return f"MappedArray({self.path!r}, shape={self.shape}, dtype={self.dtype})"
+
+
+def _again(path, rows, shape, dtype):
+    """Map a file in another process, if it holds what it did."""
+    mapped = MappedArray(path)
+    if (mapped.shape, mapped.dtype) != (shape, dtype):
+        raise ValueError(
+            f"{path!r} held an array of shape {shape} and type {dtype}, and now holds "
+            f"one of {mapped.shape} and {mapped.dtype}. Leave it as it is while others "
+            "read it."
+        )
+    mapped._set(mapped._values, rows)
+    return mapped

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .._engine.protocol import Stateful
 from .._engine.randomness import generator
@@ -70,7 +69,8 @@ class Bank(Stateful):
         rows : int64 tensor of shape (n_clusters * per_cluster,)
             With replacement; for a cluster without images, any rows.
         """
-        weights = (F.one_hot(labels, self.n_clusters).T * reliable).float()
+        clusters = torch.arange(self.n_clusters, device=labels.device)
+        weights = ((labels == clusters.unsqueeze(1)) & reliable).float()
         weights[weights.sum(1) == 0] = 1.0
         draws = weights.multinomial(
             self.per_cluster, replacement=True, generator=generator(weights.device)

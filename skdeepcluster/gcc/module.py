@@ -19,7 +19,7 @@ from .._engine.randomness import forked
 from .._engine.schedules import Staged, WarmupCosine
 from .._warnings import warn
 from ..backbones import make_encoder
-from ..communities import count_parts, nearest_of_each, neighbor_communities
+from ..communities import count_parts, neighbor_communities, similarity_to_nearest
 from ..distances import feature_spread
 from ..heads import projection_head
 from ..kmeans import spherical_kmeans
@@ -109,7 +109,7 @@ class GCCModule(ClusterModule):
     def head(self, z):
         """Logits (b, n_clusters) of unit features."""
         prototypes = F.normalize(self.prototypes, dim=1)
-        cosines = nearest_of_each(z @ prototypes.T, self.owners, self.p.n_clusters)
+        cosines = similarity_to_nearest(z, prototypes, self.owners, self.p.n_clusters)
         return cosines / self.p.head_temperature
 
     def logits(self, x):

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from .._engine.shares import in_step
-from .._input.files import ImageFiles, in_threads
+from .._input.files import ImageFiles
 from .._input.images import CHUNK
 from .._input.paths import path_of
+from .._input.threads import in_threads
 from .._storage import FileError, read, write
 from .._storage.container import DamagedError
 from .._storage.digest import digest

@@ -13,8 +13,9 @@ from PIL import Image, features
 
 from .._input.arrays import as_array
 from .._input.decoding import Unreadable
-from .._input.files import in_threads, read_thumbnails
+from .._input.files import read_thumbnails
 from .._input.paths import PATHS, are_pictures, listed, path_of
+from .._input.threads import in_threads
 from ..plots._tiles import to_panels
 
 CHUNK = 256  # images that are held at once

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from .._warnings import ignored
 from ..distances import simplified_silhouette, squared_distances
+from ..kmeans import enough_of
 from ..neighbors import normalized_association
 from .statistics import cluster_statistics
 
@@ -25,6 +26,7 @@ def kmeans_centers(
     Parameters
     ----------
     features : tensor of shape (n, p)
+        Of more than 16 384 rows and 256 rows a centre, as many are drawn.
     n_clusters : int
         At most n.
     n_init : int
@@ -40,7 +42,7 @@ def kmeans_centers(
 
     kmeans = KMeans(n_clusters, n_init=n_init, random_state=seed)
     with ignored(ConvergenceWarning):  # of equal samples: empty clusters are said last
-        kmeans.fit(features.cpu().numpy())
+        kmeans.fit(enough_of(features, n_clusters).cpu().numpy())
     return features.new_tensor(kmeans.cluster_centers_)
 
 
