@@ -33,7 +33,7 @@ from skdeepcluster.base import Budget
 N, BATCH = 130, 13  # ten steps an epoch; two processes cannot have as many rows each
 COMMON = {"batch_size": BATCH, "device": "cpu", "precision": "float32", "max_epochs": 2}
 CONV = {"backbone": "conv", "warmup": 0.5}
-DESCENT = {"net_params": {"optimizer": torch.optim.SGD}, "lr": 1e-2}
+DESCENT = {"net_params": {"optimizer": torch.optim.SGD}, "lr": 3e-3}
 FIT = {
     "DigPro": DigPro(**{**SMALL, **COMMON, **CONV}),
     "SCL": SCL(**{**SMALL, **COMMON, **CONV}),
