@@ -55,8 +55,16 @@ def long_tail(record):
 
 ABLATIONS = [
     ("DigPro", "DigPro, contrast only"),
+    ("DigPro", "DigPro, no group term"),
+    ("DigPro", "DigPro, no prototype term"),
+    ("DigPro", "DigPro, groups that move faster"),
+    ("DigPro", "DigPro, groups that move slower"),
+    ("DigPro", "DigPro, groups anew every K steps"),
+    ("DigPro", "DigPro, prototypes from the start"),
+    ("DigPro", "DigPro, prototypes late"),
     ("SCL", "DigPro, contrast only"),
     ("StatDEC", "StatDEC, no clustering loss"),
+    ("StatDEC", "StatDEC, average pooling"),
     ("GCC", "GCC, first stage"),
     ("GCC", "GCC, real images"),
 ]

@@ -42,6 +42,7 @@ CHANGED = {
     "MFCVAE, the bound from the start": {"beta_decay": 1},
     # of three factors
     "MFCVAE, latents 5, 1, 1": {"latent_dims": (5, 1, 1), "beta_decay": 1},
+    "MFCVAE, 8, 3 and 6 clusters": {"n_clusters": (8, 3, 6)},
 }
 ROWS = ["k-means", *CHANGED]
 
