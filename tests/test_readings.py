@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from skorch.callbacks import Callback
 from toy import IMAGES, ToyModule, make
 
 from skdeepcluster._engine.readings import Readings
@@ -24,7 +26,6 @@ class Event:
 
 def test_steps_add_up_under_their_own_names():
     readings = Readings()
-    assert math.isnan(readings.latest["loss"])
     for numbers in ({"loss": 1.0}, {"loss": 2.5, "loss_late": 0.5}):
         readings.add({name: torch.tensor(value) for name, value in numbers.items()})
         assert list(readings.read()) == [numbers]
@@ -34,26 +35,30 @@ def test_steps_add_up_under_their_own_names():
 
 
 def test_what_is_not_there_yet_is_read_later_and_in_order():
-    readings, events = Readings(), [Event(), Event()]
+    readings, events = Readings(), [Event(), Event(), Event()]
     for i, event in enumerate(events):
         readings._queue.append((["loss"], torch.tensor([float(i)]), event))
-    events[1].over = True  # the second one has to wait for the first
+    events[2].over = True  # the third one has to wait for the second
+    assert list(readings.read()) == [{"loss": 0.0}]  # of the first step, waited for
     assert list(readings.read()) == []
-    assert readings.n_steps == 0
-    events[0].over = True
-    assert list(readings.read()) == [{"loss": 0.0}, {"loss": 1.0}]
-    readings._queue.append((["loss"], torch.tensor([2.0]), Event()))
-    assert list(readings.read(wait=True)) == [{"loss": 2.0}]
-    assert readings.n_steps == 3
+    assert readings.latest == {"loss": 0.0}
+    events[1].over = True
+    assert list(readings.read()) == [{"loss": 1.0}, {"loss": 2.0}]
+    readings._queue.append((["loss"], torch.tensor([3.0]), Event()))
+    assert list(readings.read(wait=True)) == [{"loss": 3.0}]
+    assert readings.n_steps == 4
 
 
 @pytest.fixture
 def late(monkeypatch):
-    """Have the losses of all steps come at the end of the epoch."""
-    read = Readings.read
-    monkeypatch.setattr(
-        Readings, "read", lambda self, wait=False: read(self, wait) if wait else ()
-    )
+    """Have the losses of all steps come when they are waited for."""
+    add = Readings.add
+
+    def later(self, numbers):
+        add(self, numbers)
+        self._queue[-1] = *self._queue[-1][:2], Event()
+
+    monkeypatch.setattr(Readings, "add", later)
 
 
 def history(**params):
@@ -66,6 +71,20 @@ def test_losses_that_come_late_make_the_same_history(request):
     at_once = history()
     request.getfixturevalue("late")
     assert history() == at_once
+
+
+def test_callbacks_see_the_last_loss_that_is_there(late):
+    seen = []
+
+    class Look(Callback):
+        def on_batch_end(self, net, loss=None, **kwargs):
+            seen.append(float(loss))
+
+    model = make(max_epochs=2, batch_size=5, callbacks=[Look()]).fit(IMAGES)
+    assert len(seen) == 2 * (len(IMAGES) // 5)
+    assert np.isfinite(seen).all()
+    assert seen[0] == seen[1] != seen[-1]
+    assert model.n_iter_ == 2
 
 
 class Explodes(ToyModule):

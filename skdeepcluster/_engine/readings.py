@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -15,7 +14,8 @@ class Readings:
 
     If each step read its own, a GPU would have nothing to do until the next one is
     queued. They are copied behind the work of their step instead, and read when they
-    are there: on a CPU at once, on a GPU a step or two later.
+    are there: on a CPU at once, on a GPU a step or two later. Those of the first step
+    are waited for, so that there is a loss to show.
 
     Attributes
     ----------
@@ -24,13 +24,13 @@ class Readings:
     n_steps : int
         How many these are.
     latest : dict of float
-        Numbers of the last of them; the loss is NaN until there is one.
+        Numbers of the last of them.
     """
 
     def __init__(self):
         self.sums: dict[str, float] = {}
         self.n_steps = 0
-        self.latest = {"loss": math.nan}
+        self.latest: dict[str, float] = {}
         self._queue: deque = deque()
 
     def add(self, numbers: dict[str, Tensor]) -> None:
@@ -59,7 +59,7 @@ class Readings:
         while self._queue:
             names, values, copied = self._queue[0]
             if copied is not None and not copied.query():
-                if not wait:
+                if not wait and self.n_steps:
                     return
                 copied.synchronize()
             self._queue.popleft()
