@@ -76,6 +76,8 @@ class SharedParameters(Declared):
     on_error
         What to do with image files that cannot be read: ``"raise"`` names all of them
         in one error; ``"skip"`` leaves them out, warns, and gives them the label -1.
+        That holds for images of Pillow as well, in a list or a data set, not for data
+        sets of arrays or tensors, each of which has to be readable.
     backbone
         Network that turns images into features: ``"conv"``, ``"resnet18"`` (with a stem
         for small images), ``"mlp"``, the name of a torchvision classification model,

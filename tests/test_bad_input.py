@@ -115,6 +115,11 @@ BAD_X = {
         r"2 different shapes, such as \(3, 8, 8\) and \(3, 8, 9\). Resize them to one",
     ),
     "ragged array": (ragged(as_array=True), ValueError, "2 different shapes.*Resize"),
+    "images of Pillow and others": (
+        [Image.new("L", (8, 8)), None],
+        TypeError,
+        r"X\[1\] is of type NoneType. Pass paths and images of Pillow only",
+    ),
     "paths and others": (["a.png", 3], TypeError, r"X\[1\] is of type int. Pass paths"),
 }
 
@@ -266,6 +271,7 @@ class TestFiles:
         match = rf"'{path}' is truncated or damaged \(.*\)\.\nRemove them from X"
         self.assert_refused([*good, path], match, image_shape or (3, 64, 64))
         if image_shape is None:
+            match = match.replace("Remove them from X", "Pass images that can be read")
             self.assert_refused([path] * 4, match, None)
 
     @pytest.mark.parametrize("content", [b"", b"hello, I am a text"])
@@ -293,7 +299,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("other", [None, 3, np.zeros((8, 8))])
     def test_paths_and_others(self, files, image_shape, other):
-        match = r"X mixes file paths with other things: X\[9\] is of type .*Pass paths"
+        match = r"X mixes paths, or images .*: X\[9\] is of type .*Pass paths"
         self.assert_refused([*files[0], other], match, image_shape, TypeError)
 
 

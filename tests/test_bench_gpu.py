@@ -64,3 +64,14 @@ def test_accuracy_goes_on_where_it_ended(tmp_path):
     assert after["points"][0] == run["points"][0]
     assert after["final"]["epochs"] == after["epochs_planned"] == 3
     assert str(tmp_path) not in json.dumps(record)
+
+
+@pytest.mark.acceptance
+def test_a_pack_that_is_missing_is_named(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--packs", str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode
+    assert f"'{tmp_path / 'cifar10_train.npz'}'" in done.stderr.splitlines()[-1]

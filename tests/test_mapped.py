@@ -92,9 +92,28 @@ def test_files_that_hold_no_array(tmp_path):
     np.save(tmp_path / "number.npy", 5)
     np.save(tmp_path / "objects.npy", np.array([None]), allow_pickle=True)
     (tmp_path / "text.npy").write_text("no array")
-    for name in ("X.npz", "number.npy", "objects.npy", "text.npy"):
-        with pytest.raises(ValueError, match=f"{name}' cannot be mapped .*numpy.save"):
+    (tmp_path / "folder.npy").mkdir()
+    with open(tmp_path / "pickle.npy", "wb") as file:
+        pickle.dump(VALUES, file)
+    begins = "it does not begin as a .npy file does"
+    for name, why in {
+        "X.npz": begins,
+        "text.npy": begins,
+        "pickle.npy": begins,
+        "folder.npy": "it is a folder",
+        "number.npy": "it holds a single number",
+        "objects.npy": ".* objects .*",
+    }.items():
+        match = rf"{name}' cannot be mapped \({why}\)\. Write .*numpy.save"
+        with pytest.raises(ValueError, match=match):
             MappedArray(tmp_path / name)
+
+
+@pytest.mark.parametrize("path", [None, VALUES, 3])
+def test_what_is_no_path(path):
+    kind = type(path).__name__
+    with pytest.raises(TypeError, match=f"path is of type {kind}; the path of a .npy"):
+        MappedArray(path)
 
 
 def test_a_file_that_was_changed(X):
@@ -111,6 +130,17 @@ def test_a_file_that_was_changed(X):
     match = r"held an array of shape \(120, 8, 8\) and type uint8, .*\(60, 8, 8\)"
     with pytest.raises(ValueError, match=match):
         pickle.loads(pickled)
+
+
+def test_a_file_that_was_changed_to_one_of_its_size(X):
+    some, before = X[20:80], os.stat(X.path)
+    np.save(X.path, VALUES.reshape(120, 4, 16))
+    now = os.stat(X.path)
+    assert now.st_size == before.st_size
+    os.utime(X.path, ns=(now.st_atime_ns, before.st_mtime_ns + 10**6))
+    for read in (lambda: X[0], lambda: np.asarray(some)):
+        with pytest.raises(ValueError, match="X.npy' was written again after .*anew"):
+            read()
 
 
 def test_a_file_that_is_gone(X):

@@ -1,7 +1,9 @@
 """X as a data set or a sequence of images that is read one by one."""
 
+import ctypes
 import io
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,6 +162,24 @@ class Odd(Pairs):
         return self.item
 
 
+class Endless:
+    """A data set of one's own, which refuses no index."""
+
+    def __init__(self, item):
+        self.item = item
+
+    def __len__(self):
+        return 30
+
+    def __getitem__(self, row):
+        assert row < 30, "an index beyond the end"
+        return self.item
+
+
+class EndlessOfTorch(Endless, torch.utils.data.Dataset):
+    pass
+
+
 class Rows(Pairs):
     def __getitem__(self, row):
         return {"label": 0, "img": self.images[row]}
@@ -174,6 +194,19 @@ class Splits(dict):
     """Several tables, as a data set of Hugging Face comes."""
 
     column_names = {"train": ["label", "img"]}
+
+
+class TableStream:
+    """A table of Hugging Face that comes row by row; its columns do, too."""
+
+    def __init__(self, column_names):
+        self.column_names = column_names
+
+    def __iter__(self):
+        yield {"img": X[0]}
+
+    def __getitem__(self, name):
+        return (row[name] for row in self)
 
 
 class StreamOfRows:
@@ -221,6 +254,51 @@ BAD = {
         TypeError,
         r"X.cast_column\('img', datasets.Image\(\)\)\['img'\]",
     ),
+    "a tuple of rows": (
+        ({"label": 0, "img": PICTURES[0]},) * 9,
+        TypeError,
+        r"type tuple, holds 'label', 'img' at .*\[row\['img'\] for row in X\]",
+    ),
+    "rows of paths": (
+        [{"label": 0, "file": "a.png"}] * 9,
+        TypeError,
+        r"holds 'label', 'file' at .*\[row\['file'\] for row in X\]",
+    ),
+    "rows without an image": (
+        [{"label": 0}] * 9,
+        TypeError,
+        r"holds 'label' at .*Pass a list of the images alone, or of their paths\.",
+    ),
+    "a stream of a table": (
+        TableStream(["label", "image"]),
+        TypeError,
+        r"holds 'label', 'image' at .*Pass .* \[row\['image'\] for row in X\]",
+    ),
+    "a stream of a table without names": (
+        TableStream(None),
+        TypeError,
+        "type TableStream, holds rows .*Pass a list of the images alone",
+    ),
+    "a batch of a table": (
+        {"label": [0] * 9, "img": PICTURES[:9]},
+        TypeError,
+        r"X is a dict of lists; .*Pass X\['img'\]",
+    ),
+    "samples of torchvision": (
+        [("a/0.png", 0), ("b/1.png", 1)],
+        TypeError,
+        r"holds tuple \(str, int\) at index 0; .* path alone .*\[x\[0\] for x in X\]",
+    ),
+    "lists of an image and a target": (
+        [[picture, 0] for picture in PICTURES],
+        TypeError,
+        r"list \(Image, int\) at index 0; an image .* alone .*\[x\[0\] for x in X\]",
+    ),
+    "a fold with one that is missing": (
+        [*((picture, 0) for picture in PICTURES), None],
+        TypeError,
+        "type list, holds NoneType at index 120; an image .*Pass what has one of these",
+    ),
     "a table without rows": (Table([]), ValueError, "type Table, is empty"),
     "a column that is not decoded": (
         Pairs([ENCODED] * 9),
@@ -247,6 +325,41 @@ def test_bad_items(reference, name):
     for use in (make().fit, reference.predict):
         with pytest.raises(error, match=f"(?s){match}"):
             use(values)
+
+
+@pytest.mark.parametrize("kind", [Endless, EndlessOfTorch])
+@pytest.mark.parametrize(
+    ("item", "match"),
+    [
+        (5, "holds int at index 0; an image .*, or a tuple of .*Pass what has one of"),
+        (None, "holds NoneType at index 0; an image"),
+        (b"\x89PNG", "holds bytes at index 0; an image"),
+        ((None, 1), r"holds tuple \(NoneType, int\) at index 0; an image"),
+        ((), r"holds tuple \(\) at index 0; an image"),
+        (torch.tensor(3), "holds Tensor at index 0; an image"),
+        (
+            [torch.zeros(3, 8, 8), 1],
+            r"holds list \(Tensor, int\) at index 0; an image .* alone was expected. "
+            r"Pass \[X\[i\]\[0\] for i in range\(len\(X\)\)\]\.",
+        ),
+    ],
+)
+def test_no_index_beyond_the_end_is_read(kind, item, match):
+    with pytest.raises(TypeError, match=f"type {kind.__name__}, {match}"):
+        make().fit(kind(item))
+
+
+def test_a_buffer_is_an_array():
+    values = np.random.default_rng(0).normal(size=(40, 6))
+    buffer = (ctypes.c_double * 6 * 40).from_buffer(values)
+    images, layout = as_images(make(), buffer)
+    assert layout.shape == (1, 1, 6)
+    np.testing.assert_array_equal(images[:][0].reshape(40, 6), values.astype("f4"))
+
+
+def test_a_data_set_of_paths(reference, folder):
+    paths = [Path(path) for path, _ in ImageFolder(folder).samples]
+    np.testing.assert_array_equal(make().fit(Pairs(paths)).labels_, reference.labels_)
 
 
 def test_features_of_a_data_set():

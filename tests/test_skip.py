@@ -89,7 +89,8 @@ def test_nothing_that_can_be_read_at_predict(estimator, files):
     assert model.predict_proba(nothing).shape == (2, model.n_clusters)
     assert np.isnan(model.transform(nothing)).all()
     again = clone(estimator).set_params(on_error="skip")
-    with pytest.raises(ValueError, match="2 of 2 image files cannot be read"):
+    match = "2 of 2 image files cannot be read(?s:.*)\nPass images that can be read\\.$"
+    with pytest.raises(ValueError, match=match):
         again.fit(nothing)
     assert not hasattr(again, "skipped_")
 
@@ -108,6 +109,21 @@ def test_a_warning_says_how_many(files):
     with pytest.warns(UserWarning, match="1 of 2 image files cannot be read"):
         labels = model.predict(files[:2])
     assert labels.tolist() == [-1, model.labels_[1]]
+
+
+def test_files_of_other_bits_than_those_of_the_fit(tmp_path):
+    """Of 32-bit files and others, those are left out that the fit had not."""
+    files = [str(tmp_path / f"{i:02}.tiff") for i in range(60)]
+    for file, image in zip(files, make_stripes()[0], strict=True):
+        Image.fromarray(image).convert("F").save(file)
+    grey = Image.fromarray(make_stripes()[0][0]).convert("L")
+    model = fit("DigPro").fit(files)
+    match = r"1 of 3 (?s:.*)X\[2\] holds no 32-bit values, as those of the training"
+    with pytest.raises(ValueError, match=match):
+        model.predict([*files[:2], grey])
+    with pytest.warns(UserWarning, match=match):
+        labels = model.set_params(on_error="skip").predict([*files[:2], grey])
+    assert labels.tolist() == [*model.labels_[:2], -1]
 
 
 @pytest.mark.filterwarnings("ignore:.* image files cannot be read")

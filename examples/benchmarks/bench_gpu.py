@@ -13,7 +13,8 @@ computes is counted by torch's ``FlopCounterMode``; the share of the rate is tha
 steps alone, without what follows an epoch.
 
 With ``--packs``, one method trains on CIFAR-10 instead, and the record has what its
-clusters were worth after each epoch. The labels are used to score only.
+clusters were worth after each epoch. FOLDER has ``cifar10_train.npz``, with ``images``
+and ``labels``, which are used to score only.
 
     python examples/benchmarks/bench_gpu.py --packs FOLDER --checkpoint FOLDER \
         --json examples/benchmarks/records/cifar10.json
@@ -27,10 +28,8 @@ import functools
 import itertools
 import os
 import signal
-import sys
 import time
 from contextlib import nullcontext
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -179,20 +178,6 @@ def in_time(keys, minutes):
 # -- accuracy over minutes -------------------------------------------------------------
 
 
-def drawn(folder, n, seed):
-    """Images and labels of CIFAR-10, of one pack or of parts with a script to read."""
-    if (Path(folder) / f"{PACK}.npz").exists():
-        return read(folder, PACK, n, seed)
-    sys.path.insert(0, str(folder))
-    try:
-        from read_packs import load
-    finally:
-        sys.path.remove(str(folder))
-    images, labels, _ = load(str(Path(folder) / f"{PACK}_part*.npz"))
-    rows = np.random.default_rng(seed).permutation(len(images))[:n]
-    return images[rows], labels[rows]
-
-
 class Minutes(Curve):
     """Score and write each epoch, and ask to end when the time is over."""
 
@@ -209,7 +194,7 @@ class Minutes(Curve):
 
 def train(args):
     """Train on CIFAR-10 from where the last call ended, and write the scores."""
-    X, y = drawn(args.packs, args.n, args.seed)
+    X, y = read(args.packs, PACK, args.n, args.seed)
     before, parts = record.stored(args.json), [record.part(args)]
     key = {"method": args.method, "seed": args.seed, "n": len(X)}
     same = [run for run in before["runs"] if key.items() <= run.items()]
@@ -266,7 +251,7 @@ def main():
     speed.add_argument("--workers", type=int, default=os.cpu_count())
     speed.add_argument("--matrix", type=int, default=8192, help="its side")
     accuracy = parser.add_argument_group("accuracy on CIFAR-10")
-    accuracy.add_argument("--packs", help="folder of the packs")
+    accuracy.add_argument("--packs", help=f"folder with {PACK}.npz")
     accuracy.add_argument("--checkpoint", help="folder that a later call goes on from")
     accuracy.add_argument("--checkpoint-every", type=float, default=30)
     accuracy.add_argument("--method", choices=METHODS, default="DigPro")

@@ -184,7 +184,7 @@ def open_files(estimator, sources, shape=None, fitted=None):
                     heads[head] += 1
         if len(bad) == len(sources) and reset:
             raise ValueError(_listing(sources, bad))
-        dtype = _common_dtype(heads)
+        dtype = _common_dtype(heads, fitted)
         shape = shape or _common_shape(heads, dtype)
     if shape[0] not in MODES or shape[:2] == (1, 1) or (shape[0], dtype) == (4, FLOAT):
         raise ValueError(
@@ -359,10 +359,13 @@ def check_files(paths):
     return in_threads(check_file, paths)
 
 
-def _common_dtype(heads):
-    """Find the smallest dtype that holds all files; 32 bits if none has fewer."""
+def _common_dtype(heads, fitted=None):
+    """Find the smallest dtype that holds all files; 32 bits if none has fewer.
+
+    After a fit on 32 bits, one such file is enough: the others are told to be wrong.
+    """
     own = {head.dtype for head in heads}
-    if own == {FLOAT}:
+    if own == {FLOAT} or (fitted == FLOAT and FLOAT in own):
         return FLOAT
     return DEEP if DEEP in own else BYTE
 
@@ -385,8 +388,11 @@ def _common_shape(heads, dtype):
     return (1 if all(head.grey for head in joined) else 3, height, width)
 
 
-def _listing(sources, bad, end="Remove them from X, or pass on_error='skip'."):
-    """Name the files that cannot be read, and say why."""
+def _listing(sources, bad, end=None):
+    """Name the files that cannot be read, and say why and what to do, or became."""
+    if end is None and len(bad) == len(sources):
+        end = "Pass images that can be read."
+    end = end or "Remove them from X, or pass on_error='skip'."
     lines = [f"{len(bad)} of {counted(len(sources), 'image file')} cannot be read:"]
     for i in islice(sorted(bad), LISTED):
         image = isinstance(sources[i], IMAGES)

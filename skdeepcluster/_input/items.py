@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import torch
 from PIL import Image
 
 from .arrays import Stored, as_array, is_frame
 
+PATHS = (str, os.PathLike)
 TRIED = 16  # items of which one has to be readable, to tell what they are
 # what has any of these is an array, a table or a mapping, and is read as such
 OTHERS = ("shape", "__array__", "__array_interface__", "__dlpack__", "keys")
@@ -97,35 +100,43 @@ def by_index(X):
     Returns
     -------
     X : list of Item, of images or of paths, Arrays, or object
-        X itself if it holds no images in that way, or is an array. Of a list of tuples
-        of an image and a target, as a fold of a data set is, the images.
+        X itself if it holds no images in that way, or is an array. Of a list or tuple
+        of tuples of an image and a target, as a fold of a data set is, the images.
 
     Raises
     ------
     TypeError
-        If X has several columns, or a dict at each index.
+        If X has several columns, or what is no image at an index.
     ValueError
         If X is a data set without items.
     """
-    if isinstance(X, list) and X and all(map(_has_target, X)):
-        return [image_of(item) for item in X]
+    if isinstance(X, list | tuple) and X:
+        if isinstance(X[0], dict):
+            _raise_columns(X, X[0])
+        odd = next((i for i, item in enumerate(X) if not _has_target(item)), None)
+        if odd is None:
+            return [image_of(item) for item in X]
+        if odd or _is_group(X[0]):
+            _raise_item(X, odd, X[odd])
     plain = isinstance(X, list | tuple | np.ndarray | torch.Tensor) or is_frame(X)
     # a stream has columns as well, of which it may not know the names
     if not plain and hasattr(X, "column_names") and hasattr(type(X), "__getitem__"):
-        _raise_columns(X, _one_of(X), X.column_names)
-    if isinstance(X, list) and X and isinstance(X[0], dict):
-        _raise_columns(X, X[0])
+        _raise_columns(X, image_of(_one_of(X)[1]), X.column_names or ())
     if plain or any(hasattr(X, name) for name in OTHERS):
         return X
-    first = _one_of(X)
+    row, item = _one_of(X)
+    first = image_of(item)
     if isinstance(first, Image.Image):
         return [Item(X, row) for row in range(len(X))]
-    if isinstance(first, str):
+    if isinstance(first, PATHS):
         return X if isinstance(X, str) else [image_of(X[row]) for row in range(len(X))]
     if isinstance(first, np.ndarray | torch.Tensor) and first.ndim:
         return Arrays(X, as_array(first))
     if isinstance(first, dict):
         _raise_columns(X, first)
+    # numpy would go on until an index is refused, which may never be
+    if row is not None and not hasattr(type(X), "__iter__") and not _is_buffer(X):
+        _raise_item(X, row, item)
     return X
 
 
@@ -137,21 +148,72 @@ def _has_target(item):
     return isinstance(image, Image.Image) or getattr(image, "ndim", 0) > 1
 
 
+def _is_group(item):
+    """Whether an item of a list has an image, or a path, and what comes with it."""
+    if not isinstance(item, list | tuple) or len(item) < 2:
+        return False
+    image, *others = item
+    if any(isinstance(x, list | tuple) or _may_be_image(x) for x in others):
+        return False
+    if isinstance(image, PATHS):  # a row of words is another mistake
+        return not any(isinstance(other, str) for other in others)
+    return _may_be_image(image)
+
+
+def _is_buffer(X):
+    try:
+        memoryview(X)
+    except TypeError:
+        return False
+    return True
+
+
+def _raise_item(X, row, item):
+    """Say what an item is that is no image, and how to come by one."""
+    what = type(item).__name__
+    if isinstance(item, list | tuple):
+        what += f" ({', '.join(type(part).__name__ for part in item[:5])})"
+    if _is_group(item):
+        alone = "[x[0] for x in X]"
+        if not isinstance(X, list | tuple):  # which may have no end but its length
+            alone = "[X[i][0] for i in range(len(X))]"
+        expected = f"an image or a path alone was expected. Pass {alone}."
+    else:
+        expected = (
+            "an image (an array, a tensor, one of Pillow, or a path), or a tuple of an "
+            "image and a target, was expected. Pass what has one of these at each "
+            "index, such as a list of arrays."
+        )
+    raise TypeError(
+        f"X, of type {type(X).__name__}, holds {what} at index {row}; {expected}"
+    )
+
+
+def image_column(row):
+    """Return the first name in a dict of an image, else of a path, or None."""
+    images = [name for name, value in row.items() if _may_be_image(value)]
+    paths = [name for name, value in row.items() if isinstance(value, PATHS)]
+    return next(iter(images + paths), None)
+
+
 def _raise_columns(X, row, names=()):
     """Say which column to pass: the first one that has an image in a row, if any."""
     row = row if isinstance(row, dict) else dict.fromkeys(names)
-    image = next((name for name, value in row.items() if _may_be_image(value)), "image")
+    image = image_column(row) or ("image" if "image" in row else None)
     if row.keys() == {"bytes", "path"}:  # one of its columns, not decoded
         what = "[PIL.Image.open(io.BytesIO(x['bytes'])) for x in X]"
-    elif names:
+    elif image is None:
+        what = "a list of the images alone, or of their paths"
+    elif names and hasattr(type(X), "__len__"):  # else its columns are streams as well
         what = f"the column of the images, decoded, such as X[{image!r}]"
         if isinstance(row.get(image), dict):
             what = f"X.cast_column({image!r}, datasets.Image())[{image!r}]"
     else:
         what = f"the images alone, such as [row[{image!r}] for row in X]"
     raise TypeError(
-        f"X, of type {type(X).__name__}, holds {', '.join(map(repr, [*row][:5]))} at "
-        f"each index; an image was expected. Pass {what}."
+        f"X, of type {type(X).__name__}, holds "
+        f"{', '.join(map(repr, [*row][:5])) or 'rows'} at each index; an image was "
+        f"expected. Pass {what}."
     )
 
 
@@ -161,13 +223,13 @@ def _may_be_image(value):
 
 
 def _one_of(X):
-    """Return the first image that can be read, or None."""
+    """Return the first item that can be read and its row, or None twice."""
     if not (hasattr(type(X), "__len__") and hasattr(type(X), "__getitem__")):
-        return None
+        return None, None
     try:
         n = len(X)
     except TypeError:  # a data set that is not read by index
-        return None
+        return None, None
     if n == 0:
         raise ValueError(
             f"X, of type {type(X).__name__}, is empty (n_samples = 0); images were "
@@ -175,7 +237,7 @@ def _one_of(X):
         )
     for row in range(min(n, TRIED)):
         try:
-            return image_of(X[row])
+            return row, X[row]
         except Exception:  # a damaged image, or no index at all
             continue
-    return None
+    return None, None

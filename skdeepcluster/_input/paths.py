@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from scipy.sparse import issparse
 
-from .items import Item, by_index
+from .items import Item, by_index, image_column
 
 IMAGES = (Image.Image, Item)
 PATHS = (str, bytes, PurePath, os.DirEntry)
@@ -53,6 +53,12 @@ def listed(X):
                 f"X, of type {type(X).__name__}, holds the data sets "
                 f"{', '.join(map(repr, X))}; one was expected. Pass the column of its "
                 f"images, such as X[{next(iter(X), 'train')!r}]['image']."
+            )
+        firsts = {k: v[0] for k, v in X.items() if isinstance(v, list) and v}
+        column = image_column(firsts)
+        if column is not None:
+            raise TypeError(
+                f"X is a dict of lists; images were expected. Pass X[{column!r}]."
             )
         raise TypeError("X is a dict. Pass list(X.values()), or those of its arrays.")
     if isinstance(X, Set) and not isinstance(X, KeysView):
@@ -114,8 +120,9 @@ def are_pictures(X):
     other = [i for i, x in enumerate(X) if not isinstance(x, (*PATHS, *IMAGES))]
     if 0 < len(other) < len(X):
         raise TypeError(
-            f"X mixes file paths with other things: X[{other[0]}] is of type "
-            f"{type(X[other[0]]).__name__}. Pass paths only."
+            "X mixes paths, or images of Pillow, with other things: "
+            f"X[{other[0]}] is of type {type(X[other[0]]).__name__}. Pass paths and "
+            "images of Pillow only, or arrays only."
         )
     content = [i for i, x in enumerate(X) if isinstance(x, bytes) and b"\0" in x]
     if content:

@@ -33,10 +33,12 @@ class MappedArray:
 
     Raises
     ------
+    TypeError
+        If ``path`` is no path.
     ValueError
-        If the file holds no array, or one that cannot be mapped. Later, if the size of
-        the file is another one when rows are read, or its array is when a copy is made
-        in another process.
+        If the file holds no array, or one that cannot be mapped. Later, if the file was
+        written again when rows are read, or holds another shape or type when a copy is
+        made in another process.
     FileNotFoundError
         If there is no such file.
 
@@ -58,10 +60,17 @@ class MappedArray:
     """
 
     def __init__(self, path, rows=None):
+        if not isinstance(path, str | bytes | os.PathLike):
+            raise TypeError(
+                f"path is of type {type(path).__name__}; the path of a .npy file was "
+                "expected. Write an array by numpy.save, and pass the path."
+            )
         self.path = os.path.abspath(path)
+        if os.path.isdir(self.path):
+            raise self._unfit("it is a folder")
         try:
-            self._size = os.path.getsize(self.path)
-            values = np.load(self.path, mmap_mode="r")
+            self._stamp = _stamp(self.path)
+            values = np.lib.format.open_memmap(self.path, mode="r")
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"{self.path!r} does not exist; a file of numpy.save was expected. If "
@@ -69,13 +78,15 @@ class MappedArray:
             ) from None
         except (EOFError, ValueError) as error:
             why = str(error)
-            if self._size == 0:
+            if self._stamp[0] == 0:
                 why = "it is empty"
+            elif "magic string" in why:
+                why = "it does not begin as a .npy file does"
             elif "mmap length" in why:
                 why = "it was cut off, or is still being written"
             raise self._unfit(why) from error
-        if not isinstance(values, np.memmap) or not values.ndim:
-            raise self._unfit("it holds no single array with rows")
+        if not values.ndim:
+            raise self._unfit("it holds a single number")
         self._set(values, rows)
 
     def _set(self, values, rows):
@@ -136,18 +147,21 @@ class MappedArray:
         if own.ndim == 0:
             return np.asarray(self._read(own))
         selected = object.__new__(MappedArray)  # without opening the file again
-        selected.path, selected._size = self.path, self._size
+        selected.path, selected._stamp = self.path, self._stamp
         selected._set(self._values, own)
         return selected
 
     def _read(self, rows):
         """Read rows, unless they may be gone: that would end the process."""
         with contextlib.suppress(FileNotFoundError):  # what is mapped stays readable
-            size = os.path.getsize(self.path)
-            if size != self._size:
+            (size, written), (now, again) = self._stamp, _stamp(self.path)
+            if (size, written) != (now, again):
+                what = f"had {size} bytes when it was mapped, and has {now} now"
+                if size == now:
+                    what = "was written again after it was mapped"
                 raise ValueError(
-                    f"{self.path!r} had {self._size} bytes when it was mapped, and has "
-                    f"{size} now. Open it anew, and write to another file meanwhile."
+                    f"{self.path!r} {what}. Open it anew, and write to another file "
+                    "meanwhile."
                 )
         return self._values if rows is None else self._values[rows]
 
@@ -160,6 +174,12 @@ class MappedArray:
 
     def __repr__(self):
         return f"MappedArray({self.path!r}, shape={self.shape}, dtype={self.dtype})"
+
+
+def _stamp(path):
+    """Return the size of a file, and when it was written."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
 
 
 def _again(path, rows, shape, dtype):

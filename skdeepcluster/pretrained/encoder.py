@@ -71,7 +71,8 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
         colour.
     on_error
         What to do with image files that cannot be read: ``"raise"`` names all of them
-        in one error; ``"skip"`` warns, and their rows are NaN. Estimators refuse rows
+        in one error; ``"skip"`` warns, and their rows are NaN. That holds for images of
+        Pillow as well, not for data sets of arrays or tensors. Estimators refuse rows
         of NaN: before a clusterer, leave such files out, as
         ``load_image_folder(path, on_error="skip")`` does.
     batch_size
