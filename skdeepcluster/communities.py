@@ -27,9 +27,9 @@ LEAST = 5  # rows of the graph in a cluster: fewer are outliers, not a class
 N_NEIGHBORS = 15
 MAX_ROWS = 5_000  # in the graph, or 20 a cluster: the time grows with the square
 SHARE = 0.7  # of the rows of the graph: those that a run finds its parts in
-LINKAGES = ("modularity", "normalized")  # the first one unless another is better ...
-AHEAD = 0.05  # ... by so much agreement ...
-DECIDING_RUNS = 20  # ... of so many runs at least
+LINKAGES = ("modularity", "normalized")  # the first one, unless it cuts large clusters:
+CUT_MORE = 0.01  # it cuts so many of the links more, and its runs agree less, ...
+DECIDING_RUNS = 20  # ... in so many runs at least
 BELOW_COSINES = -2.0
 
 
@@ -218,9 +218,9 @@ def neighbor_communities(
         At most n.
     linkage : {"modularity", "normalized"}, optional
         What parts are merged by, as :func:`merge` takes it. With None, each run merges
-        by both, and ``"normalized"`` is taken if its runs agree better by 0.05: with
-        classes of very different sizes those of ``"modularity"`` cut the large ones, in
-        each run another way.
+        by both. With classes of very different sizes, ``"modularity"`` cuts the large
+        ones, in each run another way: ``"normalized"`` is taken if fewer of the links
+        between neighbours are cut, by 0.01 of all, and its runs agree better.
     last : Parts, optional
         Earlier clusters, which count as one more run.
     n_init : int
@@ -269,6 +269,7 @@ def neighbor_communities(
     if linkage is None:
         n_init = max(n_init, DECIDING_RUNS)
     runs: dict[str, list] = {name: [] for name in LINKAGES if linkage in (None, name)}
+    cuts = dict.fromkeys(runs, 0.0)
     for _ in range(n_init):
         parts, _ = spherical_kmeans(some_of(drawn, round(SHARE * n)), n_parts, n_init=1)
         nearest = nearest_centers(drawn, parts)
@@ -281,9 +282,11 @@ def neighbor_communities(
             owners = merge(links[used][:, used], sizes[used], n_clusters, name)
             owners = owners.to(drawn.device)[place]
             found.append((parts, owners, owners[nearest]))
+            cuts[name] += cut_share(links, owners) / n_init
     if linkage is None:
-        usual, other = (agreement(found).mean() for found in runs.values())
-        linkage = LINKAGES[int(other > usual + AHEAD)]
+        agreed = [agreement(found).mean() for found in runs.values()]
+        cut = cuts["modularity"] - cuts["normalized"]
+        linkage = LINKAGES[int(cut > CUT_MORE and agreed[1] > agreed[0])]
     chosen = runs[linkage]
     if last is not None:
         before = last.owners[nearest_centers(drawn, last.centers)]
@@ -293,6 +296,25 @@ def neighbor_communities(
     (sums,), _ = cluster_sums(features, labels[None], n_clusters)
     centers = F.normalize(sums, dim=1)
     return Communities(parts, owners, labels, centers, linkage)
+
+
+def cut_share(links: Tensor, owners: Tensor) -> float:
+    """Share of the links that are between parts of different clusters.
+
+    Parameters
+    ----------
+    links : tensor of shape (n_parts, n_parts)
+        Of the parts, as :func:`links_between` counts them.
+    owners : int64 tensor of shape (n_parts,)
+        Cluster of each part.
+
+    Returns
+    -------
+    share : float
+        From 0 to 1.
+    """
+    cut = owners.unsqueeze(1) != owners
+    return (links[cut].sum() / links.sum()).item()
 
 
 def agreement(runs: list[tuple]) -> np.ndarray:

@@ -16,6 +16,7 @@ from skdeepcluster.communities import (
     Parts,
     agreement,
     count_parts,
+    cut_share,
     merge,
     nearest_of_each,
     neighbor_communities,
@@ -264,24 +265,41 @@ def test_copies_of_a_few_rows(n_kinds, n_clusters, linkage):
     assert torch.equal(parts.similarity(kinds[y]).argmax(1), found.labels)
 
 
-@pytest.mark.parametrize(("ahead", "expected"), [(0.04, 0), (0.06, 1)])
-def test_the_second_linkage_has_to_be_ahead(ahead, expected, monkeypatch):
+def test_cut_share_by_hand():
+    links = torch.tensor([[8.0, 1, 2], [1, 6, 0], [2, 0, 4]]).double()
+    assert cut_share(links, torch.tensor([0, 0, 0])) == 0.0
+    assert cut_share(links, torch.tensor([0, 0, 1])) == 4 / 24
+    assert cut_share(links, torch.tensor([2, 1, 0])) == 6 / 24
+
+
+@pytest.mark.parametrize(
+    ("fewer", "ahead", "expected"),
+    [(0.011, 0.001, 1), (0.009, 0.3, 0), (0.3, -0.001, 0)],
+)
+def test_the_second_linkage_cuts_less_and_agrees_more(
+    fewer, ahead, expected, monkeypatch
+):
     rows, _ = digits()
-    judged, drawn = [], []
+    judged, drawn, cuts = [], [], []
 
     def judge(runs):
         judged.append(len(runs))
         return np.full(len(runs), 0.5 + ahead * (len(judged) == 2))
+
+    def cut(links, owners):
+        cuts.append(0.5 - fewer * (len(cuts) % 2))
+        return cuts[-1]
 
     def kmeans(rows, *args, **options):
         drawn.append(len(rows))
         return spherical_kmeans(rows, *args, **options)
 
     monkeypatch.setattr(communities, "agreement", judge)
+    monkeypatch.setattr(communities, "cut_share", cut)
     monkeypatch.setattr(communities, "spherical_kmeans", kmeans)
     found = neighbor_communities(rows[:400], 10, n_init=2)
     assert found.linkage == LINKAGES[expected]
-    assert judged == [20, 20, 20] and drawn == [280] * 20
+    assert judged == [20, 20, 20] and drawn == [280] * 20 and len(cuts) == 40
 
 
 @pytest.mark.parametrize(
