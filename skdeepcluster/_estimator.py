@@ -20,7 +20,7 @@ from ._engine.batches import EpochBatches, NeighborBatches
 from ._engine.checkpoint import clock_of, last_training
 from ._engine.crowd import watched
 from ._engine.device import resolve_device, resolve_precision
-from ._engine.distributed import joined, same
+from ._engine.distributed import in_all, same
 from ._engine.guard import guarded, pinned, unchanged_on_error
 from ._engine.interrupts import Interrupted, ending, interruption, signals
 from ._engine.net import ClusterNet
@@ -129,6 +129,7 @@ class DeepClusterer(
 
     @unchanged_on_error
     @with_callbacks
+    @in_all
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Train the networks and cluster X.
@@ -153,9 +154,10 @@ class DeepClusterer(
         FloatingPointError
             If a loss becomes NaN or infinite.
         """
-        with joined(), pinned(), watched(), sizes_fit(self.get_params(deep=False)):
-            with seeded(same(make_seed(self._plain_values()["random_state"]))):
-                return self._fit(X, y)
+        params = self._plain_values()
+        seed = same(make_seed(params["random_state"]), patiently=True)
+        with pinned(), watched(), sizes_fit(params), seeded(seed):
+            return self._fit(X, y)
 
     def _fit(self, X, y):
         resolve_device(self.device)  # errors, before files are read
@@ -173,10 +175,8 @@ class DeepClusterer(
                 images, self.encoder_ = train_on_features(self, images)
                 data = self._facts_of(images)
             except Interrupted as stop:
-                text = "Training was interrupted before it began: "
-                raise ending(
-                    stop.number, f"{text}the estimator is as it was."
-                ) from None
+                text = "Training was interrupted before it began: the estimator is as "
+                raise ending(stop.number, f"{text}it was.") from None
             self._fit_images(images, data, asked, X, y)
             self._check_empty()
         if asked.noted is not None:
@@ -321,8 +321,7 @@ class DeepClusterer(
         """Read new images; with ``skip``, :func:`expand` the result by them."""
         check_is_fitted(self)
         images, _ = as_images(self, X, layout=self.layout_, skip=skip)
-        images = read_features(self, images)
-        return self.net_.module_.scaling.match(images)
+        return self.net_.module_.scaling.match(read_features(self, images))
 
     def _embed(self, images):
         return self.net_.evaluate(images, self.net_.module_.encode).cpu().numpy()

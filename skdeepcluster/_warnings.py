@@ -29,7 +29,9 @@ if hasattr(os, "register_at_fork"):  # another thread of the parent may have hel
     os.register_at_fork(after_in_child=_renew_lock)
 
 
-def warn(message: str, category: type[Warning] = UserWarning) -> None:
+def warn(
+    message: str, category: type[Warning] = UserWarning, first_only: bool = True
+) -> None:
     """Warn at the first line that is neither of this package nor of those it runs in.
 
     Of several processes of a training only the first one warns.
@@ -38,10 +40,12 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     ----------
     message : str
     category : type of Warning
+    first_only : bool
+        Whether the other processes say nothing.
     """
     from ._engine.distributed import is_first  # which imports more than this
 
-    if not is_first():
+    if first_only and not is_first():
         return
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(BETWEEN):

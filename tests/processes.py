@@ -241,6 +241,39 @@ def gradients():
 # -- how they end ----------------------------------------------------------------------
 
 
+class SlowInOne:
+    """Images that process 1 reads more slowly than another waits in training."""
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, row):
+        time.sleep(0.03 * int(os.environ["RANK"]))
+        return Image.fromarray(X[row, 0])
+
+
+def slow_to_read():
+    """Fit where one waits longer than in training, and says so."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        found = outcome(small(max_epochs=1), SlowInOne())
+    return found | {"warnings": [str(w.message) for w in seen]}
+
+
+def of_another_class():
+    """Encode in process 0, and fit a clusterer in process 1."""
+    if os.environ["RANK"] == "1":
+        return outcome(small())
+    network = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
+    return outcome(ImageEncoder(network, device="cpu"), method="fit_transform")
+
+
+def also_terminated(*args, say_goodbye=distributed._say_goodbye):
+    """Get a SIGTERM while the others are waited for at the end."""
+    terminated()
+    say_goodbye(*args)
+
+
 class At(Callback):
     """Do something in process 1, before a step."""
 
@@ -295,13 +328,24 @@ def ends(folder):
     found["whole"] = outcome(small())
     found["other"] = outcome(small(n_clusters=3 + rank))
     found["shuffled"] = outcome(small(), np.roll(X, rank, axis=0))
+    changed = np.where(np.arange(N)[:, None, None, None] == 16 * rank, 0, X)
+    found["one row"] = outcome(small(), changed)
+    own = {"lr": (1e-3, np.float64(1e-3))[rank], "max_epochs": 1}
+    found["equal"] = outcome(small(**own))
+    decay = {"net_params": {"optimizer__weight_decay": np.float64(0.5) * rank}}
+    found["other net"] = outcome(small(**decay))
+    found["other views"] = outcome(small(augment=("weak", make_images)[rank]))
+    found["invalid"] = outcome(small(n_clusters=(3, -1)[rank]))
+    found["other class"] = of_another_class()
     found["error"] = outcome(small(callbacks=[At(5, fail)]))
     found["own"] = outcome(small(callbacks=[At(5, offline)]))
-    distributed.TIMEOUT = timedelta(seconds=2)
+    distributed.TIMEOUT, distributed.NOTICE = timedelta(seconds=2), timedelta(seconds=1)
+    found["slow to read"] = slow_to_read()
     found["uneven"] = uneven()
     found["slow"] = outcome(small(callbacks=[At(5, lambda: time.sleep(4))]))
     tell(folder, found)
     kept = {"checkpoint": folder / "checkpoint", "checkpoint_every": 0}
+    distributed._say_goodbye = also_terminated
     found["killed"] = outcome(small(callbacks=[At(25, killed)], **kept))
     return found
 
@@ -344,6 +388,9 @@ def absent(folder):
             os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
             found["nobody"] = outcome(small())
     os.environ["MASTER_PORT"] = port
+    del os.environ["RANK"]  # as the guide says
+    found["by itself"] = outcome(small(n_clusters=2 + rank, max_epochs=1))
+    os.environ["RANK"] = str(rank)
     dist.init_process_group("gloo", timeout=timedelta(minutes=1))
     for there in (0, 1):
         if rank == there:

@@ -5,6 +5,8 @@ import os
 import socket
 import subprocess
 import sys
+import warnings
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import torch.distributed as dist
 from PIL import Image
 
+from skdeepcluster._engine import distributed
 from skdeepcluster._engine.distributed import Group
 
 SCRIPT = Path(processes.__file__)
@@ -168,9 +171,39 @@ def test_gradients_are_those_of_all_rows(told):
 
 
 def test_processes_that_fit_other_things_are_told_so(told):
+    begin = "ValueError: Processes 0 and 1 train together, but differ in "
+    images = "the images, or their order: rows "
     for each in told:
-        assert "differ in n_clusters: 3 and 4" in each["other"]["error"]
-        assert "differ in the images, or their order" in each["shuffled"]["error"]
+        for name, differ in {
+            "other": "n_clusters: 3 and 4. Call fit in all of them",
+            "shuffled": f"{images}0, 8, 16, 24, 32, ",
+            "one row": f"{images}0, 16 of 17 that are compared. Call fit",
+            "other net": "net_params: {'optimizer__weight_decay': 0.0} and {'optim",
+            "other views": "augment: 'weak' and make_images. Call fit",
+            "other class": "the class: ImageEncoder and SCL. Call fit",
+        }.items():
+            assert each[name]["error"].startswith(begin + differ)
+            assert each[name]["seconds"] < 5
+
+
+def test_numbers_of_numpy_are_no_other_parameters(told):
+    first, second = (each["equal"] for each in told)
+    assert first["labels"] == second["labels"]
+
+
+def test_a_parameter_error_in_one_is_told_to_all(told):
+    first, second = (each["invalid"] for each in told)
+    assert second["error"].startswith("InvalidParameterError: The 'n_clusters' param")
+    assert "process 1 raised InvalidParameterError: The 'n_clu" in first["error"]
+    assert first["seconds"] < 5
+
+
+def test_a_process_that_reads_slowly_is_waited_for(told):
+    first, second = (each["slow to read"] for each in told)
+    assert first["labels"] == second["labels"]
+    (said,) = (text for text in first["warnings"] if "waits" in text)
+    assert said.startswith("Process 0 waits for process 1 to call fit and to read X")
+    assert not any("waits" in text for text in second["warnings"])
 
 
 def test_an_error_ends_all_with_its_message(told):
@@ -221,12 +254,19 @@ def test_other_errors_are_raised_as_they_are(error):
 
 def leave(error):
     """What process 0 of two raises in place of an error, with process 1 gone."""
-    group = object.__new__(Group)
-    group.rank, group.size = 0, 2
-    group.processes = dist.GroupMember.NON_GROUP_MEMBER
-    group.board = dist.HashStore()
+    group = group_of_one_left()
     group.board.add("ended", 1)
     return group.leave(error)
+
+
+def group_of_one_left():
+    """Two processes as seen from the first one, which is alone."""
+    group = object.__new__(Group)
+    group.rank, group.size = 0, 2
+    group.patience, group._exchanges = distributed.TIMEOUT, 0
+    group.processes = dist.GroupMember.NON_GROUP_MEMBER
+    group.board = dist.HashStore()
+    return group
 
 
 def test_a_process_that_does_not_answer_ends_all(told):
@@ -238,7 +278,7 @@ def test_a_process_that_does_not_answer_ends_all(told):
 def test_the_kill_of_one_is_one_clear_error(told):
     first = told[0]["killed"]
     assert "process 1 was killed" in first["error"]
-    assert "with checkpoint='folder' they go on" in first["error"]
+    assert "with checkpoint='folder' goes on from its last save" in first["error"]
     assert first["seconds"] < 60
 
 
@@ -256,6 +296,39 @@ def test_the_place_is_named_at_which_process_0_is_not(absent):
     found = absent[1]["nobody"]
     assert "They meet at process 0, by MASTER_ADDR:MASTER_PORT=127." in found["error"]
     assert found["seconds"] < 30
+
+
+def test_a_process_without_the_variable_fits_by_itself(absent):
+    for each in absent:
+        assert len(each["by itself"]["labels"]) == processes.N
+
+
+def test_the_wait_before_the_training_ends_as_well(monkeypatch):
+    monkeypatch.setattr(distributed, "MEETING", timedelta(seconds=0.1))
+    group = group_of_one_left()
+    with pytest.raises(dist.DistError) as error:
+        group.exchange({"n_clusters": "3"})
+    said = str(group.leave(error.value))
+    assert "process 1 was killed, or did not answer for 0.1 seconds" in said
+
+
+def test_the_first_of_those_that_wait_says_so_once(monkeypatch):
+    monkeypatch.setattr(distributed, "MEETING", timedelta(seconds=0.2))
+    monkeypatch.setattr(distributed, "NOTICE", timedelta(0))
+    group, board = group_of_one_left(), dist.HashStore()
+    group.rank = 1
+    for there in (1, 3):
+        board.set(f"here/{there}", "")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        token = distributed._current.set(group)
+        try:
+            for rank in (1, 3):
+                assert distributed._absent(board, "here", rank, 4, "end") == [0, 2]
+        finally:
+            distributed._current.reset(token)
+    (said,) = (str(w.message) for w in seen)
+    assert said.startswith("Process 1 waits for process 0, 2 to call fit")
 
 
 def test_a_group_of_the_callers_is_used_and_stays(absent):

@@ -38,8 +38,6 @@ FREE = {
     "warm_start",
 }
 
-PLAIN = (bool, int, float, str, tuple, type(None))  # parameters that processes compare
-
 
 class Checkpoint:
     """A file in a folder that holds a training, replaced as the training goes on.
@@ -232,22 +230,36 @@ def last_training(
     return checkpoint, state
 
 
-def facts_of(estimator, images) -> dict[str, str]:
+def facts_of(estimator, images) -> dict:
     """Tell in what all processes of a training have to agree, as far as it is short."""
     own = FREE - {"max_epochs", "calibrate", "warm_start"} | {"random_state"}
-    params, n, some = estimator.get_params(deep=False), len(images), ""
+    params, n, some = estimator._plain_values(), len(images), {}
     if are_several():  # a few: files in another order, or a shuffle without a seed
-        rows = np.arange(0, n, max(1, n // SOME))
+        rows, bad = np.arange(0, n, max(1, n // SOME)), {}
         if isinstance(images, ImageFiles):  # of which some may not be readable
-            some = digest(images.read(rows)[0])
+            pixels, bad = images.read(rows)
         else:
-            some = digest(images[torch.from_numpy(rows)][0])
+            pixels = images[torch.from_numpy(rows)][0]
+        of_x = np.arange(n) if images.rows is None else images.rows.read
+        good = [str(of_x[row]) for row in rows if row not in bad]
+        some = dict(zip(good, map(digest, pixels), strict=True))
     return {
-        "the class": type(estimator).__qualname__,
         "the number and shape of the images": f"{n} of {images.shape}",
         "the images, or their order": some,
-        **{k: repr(v) for k, v in params.items() if k not in own and type(v) in PLAIN},
+        **{k: _shown(v) for k, v in params.items() if k not in own},
     }
+
+
+def _shown(value) -> str:
+    """Show a parameter as it is in each process: of objects, the name or the class."""
+    if isinstance(value, dict):
+        items = [f"{key!r}: {_shown(part)}" for key, part in value.items()]
+        return f"{{{', '.join(sorted(items))}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_shown, value))}]"
+    if value is None or isinstance(value, bool | int | float | str | os.PathLike):
+        return repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def is_text(item) -> bool:

@@ -7,6 +7,8 @@ everything here does nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import multiprocessing
 import os
 import re
@@ -14,16 +16,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from datetime import timedelta
-from functools import cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# that a process waits for the others to call fit: each reads its data before that, and
-# some may be on slower disks, or import more slowly
+from .._warnings import warn
+
+# that a process waits for the others where they do what may take one much longer than
+# another: import, read all of X, load weights
 MEETING = timedelta(minutes=10)
+NOTICE = timedelta(seconds=30)  # after which it says for whom it waits there
 TIMEOUT = timedelta(seconds=60)  # that it waits for them in training
 FAREWELL = 5.0  # seconds in which all of them say why they end
 PAUSE = 0.05  # seconds between two looks at what they say
@@ -52,12 +56,15 @@ class Group:
         Whether calls of networks are shared at the moment.
     losses : callable or None
         What the replicas of the objective compute, with the gradients of all of them.
+    patience : timedelta
+        That it waits for the others at the moment.
     """
 
     def __init__(self, board):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.splits = True
         self.losses: Callable | None = None
+        self.patience, self._exchanges = TIMEOUT, 0
         self.processes = dist.new_group(timeout=TIMEOUT, backend=_backend())
         self.board = board
 
@@ -80,6 +87,29 @@ class Group:
         x = x.clone()
         dist.all_reduce(x, group=self.processes)
         return x
+
+    def exchange(self, facts: dict) -> list[dict]:
+        """Wait with patience for all processes; return what each of them has to say.
+
+        Parameters
+        ----------
+        facts : dict
+            That JSON can hold.
+
+        Returns
+        -------
+        facts : list of dict
+            By rank, as JSON gives them back.
+        """
+        self._exchanges += 1
+        place = f"exchange {self._exchanges}"
+        self.board.set(f"{place}/{self.rank}", json.dumps(facts))
+        self.patience = MEETING
+        if _absent(self.board, place, self.rank, self.size, "ended"):
+            raise dist.DistError("others ended, or did not come in time")
+        self.patience = TIMEOUT
+        places = [f"{place}/{n}" for n in range(self.size)]
+        return [json.loads(self.board.get(each)) for each in places]
 
     def leave(self, error: BaseException | None = None) -> RuntimeError | None:
         """Part from the others, and tell them of an error, if there is one.
@@ -104,11 +134,13 @@ class Group:
         reasons = [f"process {n} raised {text}" for n, text in told.items() if text]
         silent = [str(n) for n in range(self.size) if n not in told]
         who = f"process {', '.join(silent)}" if silent else "one of them"
-        killed = f"{who} was killed, or did not answer for {TIMEOUT.seconds} seconds"
+        seconds = f"{self.patience.total_seconds():g} seconds"
+        killed = f"{who} was killed, or did not answer for {seconds}"
         return RuntimeError(
             f"Training in {self.size} processes was ended: "
             f"{('; '.join(reasons) or killed).rstrip('.')}. Start all of them again: "
-            "with checkpoint='folder' they go on from the last save."
+            "a training with checkpoint='folder' goes on from its last save, and an "
+            "ImageEncoder with cache='folder' from the features that it has."
         )
 
     def _errors(self):
@@ -130,14 +162,21 @@ def current() -> Group | None:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[None]:
+def joined(what: str = "") -> Iterator[None]:
     """Train with the other processes inside the block, if there are any.
 
     That is if the caller has begun a process group, or in processes that have the
     environment variables of ``torchrun``. Each of them has to get here.
 
+    Parameters
+    ----------
+    what : str
+        Class of what is trained, which has to be the same in all of them.
+
     Raises
     ------
+    ValueError
+        In all processes, if they train what is not the same.
     RuntimeError
         In all that are there, if some do not come; in all other processes, if one ends
         by an error, or is killed.
@@ -147,12 +186,15 @@ def joined() -> Iterator[None]:
         return
     begun = not dist.is_initialized()
     try:
-        group = _meet()
+        group = _meet(what)
         token = _current.set(group)
         try:
             yield
         except BaseException as error:
-            raised = group.leave(error)
+            from .interrupts import signals  # which imports this
+
+            with signals():  # torchrun sends one to all at once: each says why first
+                raised = group.leave(error)
             if raised is None:
                 raise
             raise raised from error
@@ -165,7 +207,22 @@ def joined() -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def _meet():
+def in_all(fit):
+    """Run a method of an estimator within :func:`joined`.
+
+    It goes around the check of parameters: an error in those of one process is told to
+    the others, too.
+    """
+
+    @functools.wraps(fit)
+    def wrapper(self, *args, **kwargs):
+        with joined(type(self).__qualname__):
+            return fit(self, *args, **kwargs)
+
+    return wrapper
+
+
+def _meet(what):
     """Wait for all processes, and connect them."""
     begun = dist.is_initialized()  # by the caller
     if begun:
@@ -176,8 +233,12 @@ def _meet():
         store = dist.distributed_c10d._get_default_store() if begun else _store(rank)
         number = store.add(f"skdeepcluster/trainings of {rank}", 1)  # as of any other
         board = dist.PrefixStore(f"skdeepcluster/{number}", store)
-        missing = _missing(board, rank, size)
+        missing = _missing(board, rank, size, what)
         if not missing:
+            theirs = [board.get(f"here/{n}").decode() for n in range(size)]
+            if len(set(theirs)) > 1:
+                _say_goodbye(board, size)
+                _refuse([{"the class": each} for each in theirs])
             if not begun:
                 dist.init_process_group(
                     _backend(),
@@ -204,27 +265,56 @@ def _meet():
     ) from cause
 
 
-@cache  # a second training meets where the first one did
+@functools.cache  # a second training meets where the first one did
 def _store(rank):
     # as if it were alone, since torch's own waiting does not say who is missing
     return next(dist.rendezvous("env://", rank, 1, timeout=MEETING))[0]
 
 
-def _missing(board, rank, size):
+def _missing(board, rank, size, what):
     """Wait for all processes; name those that did not come in time, for all others."""
-    board.set(f"here/{rank}", "")
-    names = [f"here/{n}" for n in range(size)]
-    until = time.monotonic() + MEETING.total_seconds()
-    while not board.check(["missing"]):
-        if board.check(names):
+    board.set(f"here/{rank}", what)
+    absent = _absent(board, "here", rank, size, "missing")
+    if not board.check(["missing"]):  # else this one may be too late itself
+        if not absent:
             return ""
-        if time.monotonic() > until:
-            absent = [str(n) for n in range(size) if not board.check([names[n]])]
-            board.set("missing", ", ".join(absent))
-        time.sleep(PAUSE)
+        board.set("missing", ", ".join(map(str, absent)))
     missing = board.get("missing").decode()
     _say_goodbye(board, size - len(missing.split(",")))
     return missing
+
+
+def _absent(board, place, rank, size, end):
+    """Wait for all processes at a place, until time is up, or `end` is on the board.
+
+    Returns
+    -------
+    absent : list of int
+        Those that did not come.
+    """
+    names = [f"{place}/{n}" for n in range(size)]
+    began, told, most = time.monotonic(), False, MEETING.total_seconds()
+    while True:
+        ended = board.check([end])  # looked at first: who is there may end at once
+        if board.check(names):
+            return []
+        waited = time.monotonic() - began
+        absent = []
+        if ended or waited > most or (waited > NOTICE.total_seconds() and not told):
+            absent = [n for n in range(size) if not board.check([names[n]])]
+        if absent and (ended or waited > most):
+            return absent
+        if absent:
+            told = True
+            if rank == min(set(range(size)).difference(absent)):  # one is enough
+                warn(
+                    f"Process {rank} waits for process {', '.join(map(str, absent))} "
+                    "to call fit and to read X, and will do so for "
+                    f"{most - waited:.0f} seconds more.",
+                    RuntimeWarning,
+                    first_only=False,
+                )
+        time.sleep(PAUSE)
 
 
 def _say_goodbye(board, size):
@@ -277,11 +367,21 @@ def local_device() -> torch.device:
 # -- what they agree in ----------------------------------------------------------------
 
 
-def same(value: Any) -> Any:
-    """Return the value that the first process has, in all of them."""
+def same(value: Any, patiently: bool = False) -> Any:
+    """Return the value that the first process has, in all of them.
+
+    Parameters
+    ----------
+    value : object
+        One that JSON can hold, if it is waited for patiently.
+    patiently : bool
+        Whether a process may be late, or have ended by an error of its own.
+    """
     group = _current.get()
     if group is None:
         return value
+    if patiently:
+        return group.exchange({"value": value})[0]["value"]
     listed = [value]
     dist.broadcast_object_list(
         listed, group=group.processes, device=torch.device("cpu")
@@ -314,20 +414,33 @@ def check_agreed(facts: dict) -> None:
 
     Parameters
     ----------
-    facts : dict of str
-        What a training has to agree in with that of every other process.
+    facts : dict
+        What a training has to agree in with that of every other process: strings, or
+        a dict of a digest for each image that is compared.
 
     Raises
     ------
     ValueError
         In all processes, if they differ.
     """
-    found = of_all(facts)
+    group = _current.get()
+    if group is not None:
+        _refuse(group.exchange(facts))
+
+
+def _refuse(found):
+    """Raise an error if the facts of some process are not those of the first one."""
     for rank, theirs in enumerate(found):
-        for name in facts:
-            if theirs.get(name) != found[0].get(name):
-                raise ValueError(
-                    f"Processes 0 and {rank} train together, but differ in {name}: "
-                    f"{found[0].get(name)} and {theirs.get(name)}. Call fit in all of "
-                    "them on the same X, with the same parameters."
-                )
+        for name, ours in found[0].items():
+            other = theirs.get(name)
+            if other == ours:
+                continue
+            differ = f"{ours} and {other}"
+            if isinstance(ours, dict) and isinstance(other, dict):
+                rows = [row for row in ours | other if other.get(row) != ours.get(row)]
+                differ = f"rows {', '.join(rows)} of {len(ours)} that are compared"
+            raise ValueError(
+                f"Processes 0 and {rank} train together, but differ in {name}: "
+                f"{differ}. Call fit in all of them on the same X, with the same "
+                "parameters."
+            )

@@ -18,7 +18,7 @@ from torch import nn
 from .._engine.checkpoint import facts_of
 from .._engine.crowd import look
 from .._engine.device import resolve_device, resolve_precision
-from .._engine.distributed import are_several, check_agreed, joined, of_all
+from .._engine.distributed import are_several, check_agreed, in_all, of_all
 from .._engine.guard import guarded, unchanged_on_error
 from .._engine.randomness import seeded
 from .._engine.shares import all_rows, in_step
@@ -191,12 +191,14 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
 
     @unchanged_on_error
     @guarded
+    @in_all
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_transform(self, X, y=None):
         """Load the network and encode X, of which each file is decoded once.
 
         In several processes of one training, each encodes a part of X, and all get
-        the features of the whole: each has to get here, with the same X.
+        the features of the whole: each has to get here, with the same X. The error of
+        files that cannot be read names those that one process found until then.
 
         Parameters
         ----------
@@ -218,7 +220,7 @@ class ImageEncoder(Sealed, ClassNamePrefixFeaturesOutMixin, TransformerMixin, De
         OSError
             If weights cannot be downloaded, or the folder of ``cache`` not be written.
         """
-        with joined(), seeded(0):
+        with seeded(0):
             images = self._prepare(X)
             check_agreed({**facts_of(self, images), **self._identity})
             return self._encode(images, fitting=True)

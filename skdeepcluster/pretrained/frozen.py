@@ -170,10 +170,10 @@ def train_on_features(estimator, images: Images) -> tuple[Images, Frozen | None]
         )
     if p.trainable != "none":
         return images, None
-    check_agreed(facts_of(p, images))  # before the features of all are put together
     frozen = Frozen(images, load_backbone(p))
     title, device = f"{type(p).__name__}, features", resolve_device(p.device)
     width = frozen.width(images.shape, device)
+    check_agreed(facts_of(p, images))  # before the features of all are put together
     found = frozen.features(images, width, device, title, p.verbose)
     found.origin = images, frozen.network
     return found, frozen
