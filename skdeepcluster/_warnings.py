@@ -17,6 +17,7 @@ import torch
 
 FILES = (__file__, *(str(p.__file__) for p in (joblib, sklearn, skorch, torch)))
 BETWEEN = tuple(f"{Path(file).parent}{os.sep}" for file in FILES)
+BETWEEN += (contextlib.__file__,)
 FILTERS = threading.RLock()
 
 

@@ -28,7 +28,7 @@ N_NEIGHBORS = 15
 MAX_ROWS = 5_000  # in the graph, or 20 a cluster: the time grows with the square
 SHARE = 0.7  # of the rows of the graph: those that a run finds its parts in
 LINKAGES = ("modularity", "normalized")  # the first one, unless it cuts large clusters:
-CUT_MORE = 0.01  # it cuts so many of the links more, and its runs agree less, ...
+CUT_MORE = 0.012  # it cuts so many of the links more, and its runs agree less, ...
 DECIDING_RUNS = 20  # ... in so many runs at least
 BELOW_COSINES = -2.0
 
@@ -220,7 +220,7 @@ def neighbor_communities(
         What parts are merged by, as :func:`merge` takes it. With None, each run merges
         by both. With classes of very different sizes, ``"modularity"`` cuts the large
         ones, in each run another way: ``"normalized"`` is taken if fewer of the links
-        between neighbours are cut, by 0.01 of all, and its runs agree better.
+        between neighbours are cut, by 0.012 of all, and its runs agree better.
     last : Parts, optional
         Earlier clusters, which count as one more run.
     n_init : int

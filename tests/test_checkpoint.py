@@ -19,7 +19,8 @@ from toy import IMAGES, Spy, ToyModule, make, stops
 
 import skdeepcluster
 from skdeepcluster import GCC
-from skdeepcluster._engine.checkpoint import Checkpoint
+from skdeepcluster._engine.checkpoint import Checkpoint, facts_of
+from skdeepcluster._input.layouts import as_images
 from skdeepcluster._storage.container import read
 from skdeepcluster._storage.digest import digest
 from skdeepcluster._storage.encoding import unpack
@@ -532,3 +533,15 @@ def test_a_folder_that_takes_nothing_is_an_error_before_training(tmp_path, monke
 def test_a_model_needs_a_folder_that_is_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="Make it first"):
         make().fit(IMAGES).save(tmp_path / "none" / "model.safetensors")
+
+
+def test_processes_may_read_their_batches_otherwise():
+    facts = [
+        facts_of(
+            make(net_params={"iterator_train__num_workers": n, "gradient_clip": 2.0}),
+            as_images(make(), IMAGES)[0],
+        )
+        for n in (0, 2)
+    ]
+    assert facts[0] == facts[1]
+    assert facts[0]["net_params"] == "{'gradient_clip': 2.0}"

@@ -274,7 +274,7 @@ def test_cut_share_by_hand():
 
 @pytest.mark.parametrize(
     ("fewer", "ahead", "expected"),
-    [(0.011, 0.001, 1), (0.009, 0.3, 0), (0.3, -0.001, 0)],
+    [(0.013, 0.001, 1), (0.011, 0.3, 0), (0.3, -0.001, 0)],
 )
 def test_the_second_linkage_cuts_less_and_agrees_more(
     fewer, ahead, expected, monkeypatch

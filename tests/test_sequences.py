@@ -391,3 +391,11 @@ def test_a_fold_of_images_and_targets(kind):
     expected = make(**params).fit(X)
     np.testing.assert_array_equal(make(**params).fit(pairs).labels_, expected.labels_)
     np.testing.assert_array_equal(expected.predict(pairs[:20]), expected.labels_[:20])
+
+
+def test_a_column_named_image_comes_before_one_of_paths():
+    row = {"label": "cat", "image": [[1, 2], [3, 4]]}
+    with pytest.raises(TypeError, match=r"\[row\['image'\] for row in X\]"):
+        make().fit([row] * 9)
+    with pytest.raises(TypeError, match=r"Pass X\['image'\]"):
+        make().fit({"label": ["cat"] * 9, "image": [[[1, 2], [3, 4]]] * 9})

@@ -155,8 +155,8 @@ def _is_group(item):
     image, *others = item
     if any(isinstance(x, list | tuple) or _may_be_image(x) for x in others):
         return False
-    if isinstance(image, PATHS):  # a row of words is another mistake
-        return not any(isinstance(other, str) for other in others)
+    if isinstance(image, PATHS):  # a row of words, or of paths, is another mistake
+        return not any(isinstance(other, PATHS) for other in others)
     return _may_be_image(image)
 
 
@@ -190,8 +190,9 @@ def _raise_item(X, row, item):
 
 
 def image_column(row):
-    """Return the first name in a dict of an image, else of a path, or None."""
+    """Return a name in a dict: of an image, "image", or of a path; or None."""
     images = [name for name, value in row.items() if _may_be_image(value)]
+    images += [name for name in row if name == "image"]
     paths = [name for name, value in row.items() if isinstance(value, PATHS)]
     return next(iter(images + paths), None)
 
@@ -199,7 +200,7 @@ def image_column(row):
 def _raise_columns(X, row, names=()):
     """Say which column to pass: the first one that has an image in a row, if any."""
     row = row if isinstance(row, dict) else dict.fromkeys(names)
-    image = image_column(row) or ("image" if "image" in row else None)
+    image = image_column(row)
     if row.keys() == {"bytes", "path"}:  # one of its columns, not decoded
         what = "[PIL.Image.open(io.BytesIO(x['bytes'])) for x in X]"
     elif image is None:

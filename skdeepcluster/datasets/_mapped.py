@@ -158,7 +158,7 @@ class MappedArray:
             if (size, written) != (now, again):
                 what = f"had {size} bytes when it was mapped, and has {now} now"
                 if size == now:
-                    what = "was written again after it was mapped"
+                    what = "was written or touched after it was mapped"
                 raise ValueError(
                     f"{self.path!r} {what}. Open it anew, and write to another file "
                     "meanwhile."
