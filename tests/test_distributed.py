@@ -312,6 +312,18 @@ def test_the_wait_before_the_training_ends_as_well(monkeypatch):
     assert "process 1 was killed, or did not answer for 0.1 seconds" in said
 
 
+def test_a_process_that_comes_too_late_is_told_so(monkeypatch):
+    monkeypatch.setattr(distributed, "MEETING", timedelta(seconds=0.1))
+    first, second = group_of_one_left(), group_of_one_left()
+    second.rank, second.board = 1, first.board
+    with pytest.raises(dist.DistError):
+        first.exchange({})
+    with pytest.raises(
+        RuntimeError, match=r"Process 1 read X.* 0\.1 seconds longer"
+    ):
+        second.exchange({})
+
+
 def test_the_first_of_those_that_wait_says_so_once(monkeypatch):
     monkeypatch.setattr(distributed, "MEETING", timedelta(seconds=0.2))
     monkeypatch.setattr(distributed, "NOTICE", timedelta(0))

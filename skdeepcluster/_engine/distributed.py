@@ -100,13 +100,25 @@ class Group:
         -------
         facts : list of dict
             By rank, as JSON gives them back.
+
+        Raises
+        ------
+        RuntimeError
+            If others ended, did not come in time, or gave up before this one came.
         """
         self._exchanges += 1
         place = f"exchange {self._exchanges}"
         self.board.set(f"{place}/{self.rank}", json.dumps(facts))
         self.patience = MEETING
+        late = f"{place}/late"
         if _absent(self.board, place, self.rank, self.size, "ended"):
+            self.board.set(late, "")
             raise dist.DistError("others ended, or did not come in time")
+        if self.board.check([late]):
+            raise RuntimeError(
+                f"Process {self.rank} read X, or loaded weights, for more than "
+                f"{MEETING.total_seconds():g} seconds longer than others: they gave up."
+            )
         self.patience = TIMEOUT
         places = [f"{place}/{n}" for n in range(self.size)]
         return [json.loads(self.board.get(each)) for each in places]
