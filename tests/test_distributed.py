@@ -318,9 +318,7 @@ def test_a_process_that_comes_too_late_is_told_so(monkeypatch):
     second.rank, second.board = 1, first.board
     with pytest.raises(dist.DistError):
         first.exchange({})
-    with pytest.raises(
-        RuntimeError, match=r"Process 1 read X.* 0\.1 seconds longer"
-    ):
+    with pytest.raises(RuntimeError, match=r"Process 1 read X.* 0\.1 seconds longer"):
         second.exchange({})
 
 
