@@ -11,7 +11,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 from fill_readme import mean_and_spread  # noqa: E402
 
-from skdeepcluster.communities import CUT_MORE  # noqa: E402
+from skdeepcluster.communities import CUT_MORE, LINKAGES  # noqa: E402
 
 SMALLEST = 3  # as long_tail.py
 MIN_PAIRS = 5  # seeds: of fewer, a difference is not shown
@@ -131,10 +131,9 @@ def linkages(record):
 
 def decided(found):
     """Name the linkage that our methods decide for."""
-    usual, other = found["modularity"], found["normalized"]
-    fewer = other["links within"] - usual["links within"] > CUT_MORE
-    more = other["stability"] > usual["stability"]
-    return "normalized" if fewer and more else "modularity"
+    within = {name: found[name]["links within"] for name in LINKAGES}
+    unequal = within["normalized"] > within["modularity"] + CUT_MORE
+    return LINKAGES[int(unequal)]
 
 
 def features(record):

@@ -28,8 +28,8 @@ N_NEIGHBORS = 15
 MAX_ROWS = 5_000  # in the graph, or 20 a cluster: the time grows with the square
 SHARE = 0.7  # of the rows of the graph: those that a run finds its parts in
 LINKAGES = ("modularity", "normalized")  # the first one, unless it cuts large clusters:
-CUT_MORE = 0.012  # it cuts so many of the links more, and its runs agree less, ...
-DECIDING_RUNS = 20  # ... in so many runs at least
+CUT_MORE = 0.017  # then it cuts so many of the links more, on average over ...
+DECIDING_RUNS = 20  # ... so many runs at least
 BELOW_COSINES = -2.0
 
 
@@ -219,8 +219,8 @@ def neighbor_communities(
     linkage : {"modularity", "normalized"}, optional
         What parts are merged by, as :func:`merge` takes it. With None, each run merges
         by both. With classes of very different sizes, ``"modularity"`` cuts the large
-        ones, in each run another way: ``"normalized"`` is taken if fewer of the links
-        between neighbours are cut, by 0.012 of all, and its runs agree better.
+        ones, in each run another way: ``"normalized"`` is taken if it cuts fewer of
+        the links between neighbours, by 0.017 of all.
     last : Parts, optional
         Earlier clusters, which count as one more run.
     n_init : int
@@ -240,11 +240,6 @@ def neighbor_communities(
     Of more than 5 000 rows and twenty rows a cluster, as many are drawn for k-means and
     graph. Of less than twenty rows a cluster, k-means alone makes the clusters, of one
     part each.
-
-    References
-    ----------
-    Lange, Roth, Braun and Buhmann, *Stability-Based Validation of Clustering
-    Solutions*, 2004.
     """
     if not 1 <= n_clusters <= len(features):
         raise ValueError(
@@ -284,9 +279,8 @@ def neighbor_communities(
             found.append((parts, owners, owners[nearest]))
             cuts[name] += cut_share(links, owners) / n_init
     if linkage is None:
-        agreed = [agreement(found).mean() for found in runs.values()]
-        cut = cuts["modularity"] - cuts["normalized"]
-        linkage = LINKAGES[int(cut > CUT_MORE and agreed[1] > agreed[0])]
+        unequal = cuts["modularity"] > cuts["normalized"] + CUT_MORE
+        linkage = LINKAGES[int(unequal)]
     chosen = runs[linkage]
     if last is not None:
         before = last.owners[nearest_centers(drawn, last.centers)]

@@ -90,27 +90,32 @@ class Peak:
 
 
 class Timed:
-    """Adds up the processor's seconds of some methods of a class, by their names."""
+    """Adds up the processor's seconds within functions, and counts their calls."""
 
-    def __init__(self, cls, *names):
-        self.seconds = dict.fromkeys(names, 0.0)
-        for name in names:
-            setattr(cls, name, self._timed(name, getattr(cls, name)))
+    def __init__(self):
+        self.seconds, self.calls = {}, {}
 
-    def _timed(self, name, method):
+    def watch(self, name, owner, attribute):
+        """Replace a function of a module or class by one that is timed."""
+        function = getattr(owner, attribute)
+        self.seconds[name], self.calls[name] = 0.0, 0
+
         def call(*args, **kwargs):
             began = time.process_time()
             try:
-                return method(*args, **kwargs)
+                return function(*args, **kwargs)
             finally:
                 self.seconds[name] += time.process_time() - began
+                self.calls[name] += 1
 
-        return call
+        setattr(owner, attribute, call)
 
 
 def epochs_of(model, X):
     """Fit; return the seconds of an epoch, and what those of the processor went to."""
-    timed = Timed(ClusterNet, "train_step", "evaluate", "report")
+    timed = Timed()
+    for name in ("train_step", "evaluate", "report"):
+        timed.watch(name, ClusterNet, name)
     began, spent = {}, {}
     begin, end = ClusterNet.on_epoch_begin, ClusterNet.on_epoch_end
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import record
 import torch
-from bench_large import N_CLUSTERS, Peak, write_images
+from bench_large import N_CLUSTERS, Peak, Timed, write_images
 from PIL import Image
 
 from skdeepcluster import DigPro
@@ -51,28 +51,6 @@ def write_files(folder, n, seed):
 
 def name_of(folder, i):
     return f"{folder}/of {i - i % IN_FOLDER}/{i:07d}.png"
-
-
-class Timed:
-    """Adds up the processor's seconds within functions, and counts their calls."""
-
-    def __init__(self):
-        self.seconds, self.calls = {}, {}
-
-    def watch(self, name, owner, attribute):
-        """Replace a function of a module or class by one that is timed."""
-        function = getattr(owner, attribute)
-        self.seconds[name], self.calls[name] = 0.0, 0
-
-        def call(*args, **kwargs):
-            began = time.process_time()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.seconds[name] += time.process_time() - began
-                self.calls[name] += 1
-
-        setattr(owner, attribute, call)
 
 
 class Ended(Exception):

@@ -6,14 +6,9 @@ for ``real_images.py``, and not part of the project; labels are used to score on
     python examples/benchmarks/granularity.py --packs FOLDER --json records/g.json
 """
 
-import argparse
-import itertools
 import time
-from functools import partial
 
-import record
-import torch
-from methods import NAMES, fit
+from methods import fit, method_options, resume
 from real_images import read
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -35,27 +30,15 @@ def run(args, pack, n_clusters, method, seed):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--packs", required=True, help="folder of the .npz files")
-    parser.add_argument("--names", nargs="+", default=["mnist_test", "usps"])
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        choices=NAMES,
-        default=["DigPro", "DigPro, contrast only"],
+    parser = method_options(
+        __doc__,
+        methods=["DigPro", "DigPro, contrast only"],
+        names=["mnist_test", "usps"],
+        n=2500,
     )
     parser.add_argument("--clusters", type=int, nargs="+", default=(2, 5, 20, 50))
-    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2, 3, 4))
-    parser.add_argument("--n", type=int, default=2500)
-    parser.add_argument("--threads", type=int, help="of torch")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--json")
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    keys = itertools.product(args.names, args.clusters, args.methods, args.seeds)
-    record.resume(args, "granularity.py", KEY, keys, partial(run, args))
+    resume(args, "granularity.py", run, KEY, [args.clusters])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ for ``real_images.py``, and not part of the project.
     python examples/benchmarks/linkages.py --packs FOLDER --json records/linkages.json
 """
 
-import argparse
 import itertools
 from functools import partial
 
@@ -103,20 +102,11 @@ def run(args, pack, ratio, seed):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--packs", required=True, help="folder of the .npz files")
-    parser.add_argument(
-        "--names", nargs="+", default=["mnist_train", "fashion_mnist_train"]
+    parser = record.pack_options(
+        __doc__, names=["mnist_train", "fashion_mnist_train"], seeds=(0, 1), n=5000
     )
     parser.add_argument("--ratios", type=float, nargs="+", default=(1, 10, 50))
-    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1))
-    parser.add_argument("--n", type=int, default=5000)
-    parser.add_argument("--threads", type=int, help="of torch")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    parser.add_argument("--json")
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
     keys = itertools.product(args.names, args.ratios, args.seeds)
     record.resume(args, "linkages.py", KEY, keys, partial(run, args))
 

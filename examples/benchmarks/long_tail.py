@@ -7,16 +7,10 @@ for ``real_images.py``, and not part of the project.
     python examples/benchmarks/long_tail.py --packs FOLDER --json records/tails.json
 """
 
-import argparse
-import itertools
 import time
-from functools import partial
 
 import numpy as np
-import record
-import torch
-from methods import NAMES, fit
-from peers import warm_up
+from methods import fit, method_options, resume
 from real_images import read, scores
 
 from skdeepcluster.datasets import make_long_tail
@@ -58,26 +52,15 @@ def run(args, pack, ratio, method, seed):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--packs", required=True, help="folder of the .npz files")
-    parser.add_argument(
-        "--names", nargs="+", default=["mnist_train", "fashion_mnist_train"]
+    parser = method_options(
+        __doc__,
+        names=["mnist_train", "fashion_mnist_train"],
+        seeds=(0, 1, 2),
+        n=5000,
     )
-    parser.add_argument("--methods", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--ratios", type=float, nargs="+", default=(1, 10, 50))
-    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
-    parser.add_argument("--n", type=int, default=5000, help="0: as many as there are")
-    parser.add_argument("--threads", type=int, help="of torch")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--json")
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    if any("UMAP" in method for method in args.methods):
-        warm_up()
-    keys = itertools.product(args.names, args.ratios, args.methods, args.seeds)
-    record.resume(args, "long_tail.py", KEY, keys, partial(run, args))
+    resume(args, "long_tail.py", run, KEY, [args.ratios])
 
 
 if __name__ == "__main__":

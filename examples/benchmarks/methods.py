@@ -1,9 +1,13 @@
 """The rows of the tables: each method, and what is changed of its defaults."""
 
+import itertools
+from functools import partial
+
 import peers
+import record
 import torch
 
-from skdeepcluster import GCC, SCL, DigPro, StatDEC
+from skdeepcluster import GCC, MFCVAE, SCL, DigPro, StatDEC
 
 CONTRAST_ONLY = {"group_weight": 0.0, "prototype_weight": 0.0}
 CHANGED = {
@@ -47,6 +51,7 @@ CHANGED = {
         "GCC, real images": {"bank": "real"},
         "GCC, first stage": {"pretraining": 1.0},
     },
+    MFCVAE: {"MFCVAE, one facet": {"n_facets": 1}},
 }
 METHODS = {
     name: (cls, changed)
@@ -54,6 +59,22 @@ METHODS = {
     for name, changed in rows.items()
 }
 NAMES = [*peers.PIXELS, *METHODS]
+
+
+def method_options(doc, methods=NAMES, **defaults):
+    """The options of a script that fits rows of the tables on packs of images."""
+    parser = record.pack_options(doc, methods=methods, **defaults)
+    parser.add_argument("--methods", nargs="+", choices=NAMES, metavar="METHOD")
+    parser.add_argument("--device", default="auto")
+    return parser
+
+
+def resume(args, script, run, key, values=()):
+    """Run ``run(args, *key)`` of each pack, other value, method and seed: a record."""
+    if any("UMAP" in method for method in args.methods):
+        peers.warm_up()
+    keys = itertools.product(args.names, *values, args.methods, args.seeds)
+    record.resume(args, script, key, keys, partial(run, args))
 
 
 def fit(name, n_clusters, X, seed, device="auto"):

@@ -9,35 +9,38 @@ What the record has is not run again. ``--curve MINUTES`` trains once a pack for
 that long and records ACC after every epoch, instead of the table.
 """
 
-import argparse
-import itertools
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import record
 import torch
-from methods import NAMES, fit
-from peers import warm_up
+from methods import fit, method_options, resume
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from skorch.callbacks import Callback
 
 from skdeepcluster import DigPro
+from skdeepcluster.datasets import load_digits_images
 from skdeepcluster.metrics import clustering_accuracy
 
-PACKS = ("mnist_train", "fashion_mnist_train", "usps", "coil20_32x32")
+PACKS = ["mnist_train", "fashion_mnist_train", "usps", "coil20_32x32"]
 KEY = ("pack", "method", "seed")
 
 
 def read(folder, name, n, seed):
     """Draw n images of packs joined by ``+``, or all, in an order of the seed."""
-    packs = [np.load(Path(folder) / f"{part}.npz") for part in name.split("+")]
-    images, labels = (
-        np.concatenate([pack[key] for pack in packs]) for key in ("images", "labels")
-    )
-    rows = np.random.default_rng(seed).permutation(len(images))[:n]
+    packs = [pack(folder, part) for part in name.split("+")]
+    images, labels = map(np.concatenate, zip(*packs, strict=True))
+    rows = np.random.default_rng(seed).permutation(len(images))[: n or None]
     return images[rows], labels[rows]
+
+
+def pack(folder, name):
+    """Images and labels of a pack, or scikit-learn's digits, which need no file."""
+    if name == "digits":
+        return load_digits_images()
+    found = np.load(Path(folder) / f"{name}.npz")
+    return found["images"], found["labels"]
 
 
 def scores(labels_true, labels_pred):
@@ -117,35 +120,23 @@ def curves(packs, names, n, seed, minutes, device):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--packs", required=True, help="folder of the .npz files")
-    parser.add_argument("--names", nargs="+", default=PACKS)
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        choices=NAMES,
-        default=["k-means", "UMAP + Gaussian mixture", "DigPro", "SCL", "StatDEC"],
+    parser = method_options(
+        __doc__,
+        methods=["k-means", "UMAP + Gaussian mixture", "DigPro", "SCL", "StatDEC"],
+        names=PACKS,
+        n=10_000,
     )
-    parser.add_argument("--threads", type=int, help="of torch")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    parser.add_argument("--n", type=int, default=10_000)
-    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2, 3, 4))
     parser.add_argument("--curve", type=float, metavar="MINUTES")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--json")
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
     if args.curve:
+        if args.threads:
+            torch.set_num_threads(args.threads)
         found = curves(
             args.packs, args.names, args.n, args.seeds[0], args.curve, args.device
         )
         record.write_runs(args, "real_images.py", curves=found)
         return
-    if any("UMAP" in method for method in args.methods):
-        warm_up()
-    keys = itertools.product(args.names, args.methods, args.seeds)
-    record.resume(args, "real_images.py", KEY, keys, partial(run, args))
+    resume(args, "real_images.py", run, KEY)
 
 
 if __name__ == "__main__":

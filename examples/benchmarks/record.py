@@ -66,6 +66,33 @@ def stored(path):
     return json.loads(Path(path).read_text())
 
 
+def pack_options(doc, **defaults):
+    """The options of a script that fits on packs of images, seed by seed.
+
+    Parameters
+    ----------
+    doc : str
+        Of the script.
+    **defaults
+        Values that differ from one script to the next: ``names``, ``n``, ``seeds``.
+
+    Returns
+    -------
+    parser : ArgumentParser
+        What it parses is the ``args`` of :func:`resume`.
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--packs", required=True, help="folder of the .npz files")
+    parser.add_argument("--names", nargs="+", help="of packs")
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--n", type=int, help="images that are drawn; 0: all")
+    parser.add_argument("--threads", type=int, help="of torch")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--json")
+    parser.set_defaults(**{"seeds": (0, 1, 2, 3, 4), **defaults})
+    return parser
+
+
 def resume(args, script, names, keys, run, **result):
     """Run what the record at ``args.json`` lacks, and write it after each run.
 
@@ -84,12 +111,14 @@ def resume(args, script, names, keys, run, **result):
     **result
         What else the record has.
     """
+    threads = getattr(args, "threads", None)
+    if threads:
+        torch.set_num_threads(threads)
     before = stored(args.json)
     parts, runs = [*before["parts"], part(args)], before["runs"]
     have = {tuple(row[name] for name in names) for row in runs}
     missing = (key for key in keys if key not in have)
     side_by_side = Parallel(getattr(args, "jobs", 1), return_as="generator_unordered")
-    threads = getattr(args, "threads", None)
     for row in side_by_side(delayed(_row)(run, names, key, threads) for key in missing):
         runs.append(row)
         print(row, flush=True)
