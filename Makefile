@@ -4,9 +4,6 @@
 export MPLBACKEND = Agg
 export OMP_NUM_THREADS = 1
 
-# what torch's own annotations leave open
-SHAPES = operator assignment has-type union-attr misc arg-type index return-value type-var
-
 .PHONY: check lint types test acceptance docs wheel oldest lock
 
 check: lint types test acceptance docs wheel
@@ -18,7 +15,7 @@ lint:  ## style and spelling
 
 types:  ## the public face; then names alone, in all code: self.p.typo is an error
 	mypy
-	mypy --check-untyped-defs --no-warn-unused-ignores $(addprefix --disable-error-code=,$(SHAPES))
+	mypy --config-file tests/typing/names.toml
 
 test:  ## the tests of the README
 	python -m pytest
