@@ -31,9 +31,9 @@ wheel:  ## what the wheel holds
 	python -m build --wheel --outdir dist .
 	python -m zipfile -l dist/*.whl
 
-oldest:  ## oldest supported scikit-learn and skorch; changes the environment
-	pip install -q "scikit-learn==1.6.*" "skorch==1.3.1"
-	python -m pytest tests/test_sklearn.py tests/test_engine.py -k "not SCL and not StatDEC and not GCC and not MFCVAE"
+oldest:  ## oldest supported scikit-learn and skorch, which hide those that are installed
+	pip install -q --no-deps --upgrade --target build/oldest "scikit-learn==1.6.*" "skorch==1.3.1"
+	PYTHONPATH=$(CURDIR)/build/oldest python -m pytest tests/test_sklearn.py tests/test_engine.py -k "not SCL and not StatDEC and not GCC and not MFCVAE"
 
 lock:  ## whether a change of the code changed a result, on the machine of the record
 	python examples/benchmarks/lock.py
