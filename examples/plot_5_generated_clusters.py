@@ -26,11 +26,12 @@ torch.set_num_threads(1)  # enough for so small a network; more hurt on a busy m
 # clusters with what was drawn. ``verbose=1`` shows how long each of them takes.
 
 X, y = load_digits_images()
+small = Generated(steps=120, batch_size=32, sampling_steps=10)
 model = GCC(
     10,
     max_epochs=30 if quick else "auto",
-    bank=Generated(steps=120 if quick else "auto"),
-    samples_per_cluster=40 if quick else "auto",
+    bank=small if quick else Generated(),
+    samples_per_cluster=20 if quick else "auto",
     verbose=0 if quick else 1,
     random_state=0,
 ).fit(X)

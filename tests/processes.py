@@ -16,6 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
+import torch._dynamo  # as the first step of an optimiser does: once for all of them
 import torch.distributed as dist
 from estimators import SMALL, SMALL_FACETS, SMALL_GCC
 from PIL import Image
@@ -406,7 +407,36 @@ def tell(folder, found):
     (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
 
 
+def forked():
+    """Fork two processes for each order that is read, and print how they ended.
+
+    What all of them import is imported once.
+
+    Returns
+    -------
+    scenario, folder : str, Path
+        Those of the order, in each of the processes; then none, where they are from.
+    """
+    for order in sys.stdin:
+        scenario, folder, group = json.loads(order)
+        children = []
+        for rank in ("0", "1"):
+            children.append(os.fork())
+            if children[-1] == 0:
+                signal.alarm(300)
+                os.environ.update(group, RANK=rank, LOCAL_RANK=rank)
+                with open(Path(folder, f"{rank}.txt"), "w") as said:
+                    for stream in (sys.stdout, sys.stderr):
+                        os.dup2(said.fileno(), stream.fileno())
+                return scenario, Path(folder)
+        ends = [os.waitpid(child, 0)[1] for child in children]
+        print(json.dumps([os.waitstatus_to_exitcode(end) for end in ends]), flush=True)
+    return None, None
+
+
 if __name__ == "__main__":
-    where = Path(sys.argv[2])
-    scenarios = {"ends": ends, "goes_on": goes_on, "absent": absent}
-    tell(where, scenarios[sys.argv[1]](where))
+    scenario, where = forked()
+    if scenario is not None:
+        tell(
+            where, {"ends": ends, "goes_on": goes_on, "absent": absent}[scenario](where)
+        )

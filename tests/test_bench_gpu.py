@@ -7,18 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scripts
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "benchmarks" / "bench_gpu.py"
+SCRIPT = scripts.SCRIPTS / "bench_gpu.py"
 
 
 def bench(path, *options):
     """Run the script, and return what it wrote."""
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--device", "cpu", "--json", path, *options],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    scripts.run("bench_gpu.py", "--device", "cpu", "--json", path, *options)
     return json.loads(Path(path).read_text())
 
 

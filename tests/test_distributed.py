@@ -22,28 +22,33 @@ SCRIPT = Path(processes.__file__)
 METHODS = list(processes.FIT)
 
 
-def start(scenario, folder):
+@pytest.fixture(scope="module")
+def start():
     """Run a scenario in two processes; what each of them told, and how it ended."""
-    folder.mkdir(exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    shared |= {"PYTHONPATH": os.pathsep.join(["", *sys.path]), "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, SCRIPT, scenario, folder],
-            env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    errors = [process.communicate(timeout=300)[1] for process in running]
-    codes = [process.returncode for process in running]
-    told = [folder / f"{rank}.json" for rank in (0, 1)]
-    assert all(path.exists() for path in told), errors
-    return [json.loads(path.read_text()) for path in told], codes, errors
+    own = {"PYTHONPATH": os.pathsep.join(["", *sys.path]), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, SCRIPT],
+        env=os.environ | own,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as forking:
+
+        def start(scenario, folder):
+            folder.mkdir(exist_ok=True)
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = str(probe.getsockname()[1])
+            group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            print(json.dumps([scenario, str(folder), group]), file=forking.stdin)
+            forking.stdin.flush()
+            codes = json.loads(forking.stdout.readline())
+            errors = [(folder / f"{rank}.txt").read_text() for rank in (0, 1)]
+            told = [folder / f"{rank}.json" for rank in (0, 1)]
+            assert all(path.exists() for path in told), (codes, errors)
+            return [json.loads(path.read_text()) for path in told], codes, errors
+
+        yield start
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +57,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(folder):
+def told(start, folder):
     """What two processes told, of which the second one was killed at last."""
     told, codes, errors = start("ends", folder)
     assert codes == [0, -9], errors
@@ -60,7 +65,7 @@ def told(folder):
 
 
 @pytest.fixture(scope="module")
-def again(told, folder):
+def again(start, told, folder):
     """What two processes told that went on where those were."""
     (folder / "photos").mkdir()
     for number, image in enumerate(processes.X[:30]):
@@ -71,7 +76,7 @@ def again(told, folder):
 
 
 @pytest.fixture(scope="module")
-def absent(folder):
+def absent(start, folder):
     """What two processes told that did not come to the same meetings."""
     told, codes, errors = start("absent", folder / "absent")
     assert codes == [0, 0], errors

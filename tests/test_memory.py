@@ -1,24 +1,16 @@
 """Images on the disk are embedded and labelled in little memory."""
 
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-SCRIPTS = Path(__file__).parents[1] / "examples" / "benchmarks"
+import scripts
 
 
 def bench(folder, script, *n, options=()):
     path = folder / "record.json"
     arguments = ["--n", *map(str, n), "--folder", str(folder), "--json", str(path)]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / script), *arguments, *options],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    scripts.run(script, *arguments, *options)
     return json.loads(path.read_text())
 
 

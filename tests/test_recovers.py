@@ -24,16 +24,20 @@ pytestmark = pytest.mark.acceptance
 
 @pytest.fixture(scope="module")
 def digits():
-    X, y = load_digits_images()
-    return X, y, DigPro(10, max_epochs=40, random_state=0).fit(X)
+    return load_digits_images()
+
+
+@pytest.fixture(scope="module")
+def model(digits):
+    return DigPro(10, max_epochs=40, random_state=0).fit(digits[0])
 
 
 def kmeans(X, k):
     return KMeans(k, n_init=10, random_state=0).fit_predict(X.reshape(len(X), -1))
 
 
-def test_digits(digits):
-    X, y, model = digits
+def test_digits(digits, model):
+    X, y = digits
     # the mean of seeds: for some of them, ones and eights share two clusters
     labels = [model.labels_]
     for seed in (1, 2):
@@ -44,8 +48,8 @@ def test_digits(digits):
     np.testing.assert_array_equal(model.predict(X), model.labels_)
 
 
-def test_training_goes_forward(digits):
-    X, _, model = digits
+def test_training_goes_forward(digits, model):
+    X, _ = digits
     first, last = model.history_[0], model.history_[-1]
     assert last["loss_instance"] < first["loss_instance"]
     assert last["feature_spread"] > 0.8
@@ -54,13 +58,13 @@ def test_training_goes_forward(digits):
 
 
 def test_new_images(digits):
-    X, y, _ = digits
+    X, y = digits
     model = DigPro(10, max_epochs=40, random_state=0).fit(X[:1200])
     assert clustering_accuracy(y[1200:], model.predict(X[1200:])) > 0.8
 
 
 def test_other_instance_terms_run_and_learn(digits):
-    X, y, _ = digits
+    X, y = digits
     model = DigPro(
         10,
         instance="alignment",
@@ -85,7 +89,7 @@ def test_mnist(packs):
 # the clusters of SCL begin late: a short training leaves them little time
 @pytest.mark.parametrize(("method", "epochs"), [(SCL, "auto"), (StatDEC, 40)])
 def test_digits_of_every_method(digits, method, epochs):
-    X, y, _ = digits
+    X, y = digits
     model = method(10, max_epochs=epochs, random_state=0).fit(X)
     assert clustering_accuracy(y, model.labels_) > 0.88
     assert adjusted_rand_score(y, model.labels_) > adjusted_rand_score(y, kmeans(X, 10))
@@ -105,7 +109,7 @@ def test_long_tail_of_usps(packs):
 
 
 def test_digits_that_are_drawn(digits):
-    X, y, _ = digits
+    X, y = digits
     model = GCC(
         10,
         max_epochs=40,
