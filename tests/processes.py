@@ -26,7 +26,7 @@ from test_documentation import ROOT, snippets
 from torch import nn
 
 from skdeepcluster import GCC, MFCVAE, SCL, DigPro, ImageEncoder, StatDEC
-from skdeepcluster._engine import distributed, guard, shares
+from skdeepcluster._engine import distributed, guard, shares, waiting
 from skdeepcluster._engine.net import TrainingNet
 from skdeepcluster._engine.randomness import seeded
 from skdeepcluster.base import Budget
@@ -269,7 +269,7 @@ def of_another_class():
     return outcome(ImageEncoder(network, device="cpu"), method="fit_transform")
 
 
-def also_terminated(*args, say_goodbye=distributed._say_goodbye):
+def also_terminated(*args, say_goodbye=waiting.say_goodbye):
     """Get a SIGTERM while the others are waited for at the end."""
     terminated()
     say_goodbye(*args)
@@ -340,13 +340,13 @@ def ends(folder):
     found["other class"] = of_another_class()
     found["error"] = outcome(small(callbacks=[At(5, fail)]))
     found["own"] = outcome(small(callbacks=[At(5, offline)]))
-    distributed.TIMEOUT, distributed.NOTICE = timedelta(seconds=2), timedelta(seconds=1)
+    distributed.TIMEOUT, waiting.NOTICE = timedelta(seconds=2), timedelta(seconds=1)
     found["slow to read"] = slow_to_read()
     found["uneven"] = uneven()
     found["slow"] = outcome(small(callbacks=[At(5, lambda: time.sleep(4))]))
     tell(folder, found)
     kept = {"checkpoint": folder / "checkpoint", "checkpoint_every": 0}
-    distributed._say_goodbye = also_terminated
+    waiting.say_goodbye = also_terminated
     found["killed"] = outcome(small(callbacks=[At(25, killed)], **kept))
     return found
 
@@ -379,7 +379,7 @@ def absent(folder):
 
     Then within a group of the caller's: alone, too late, and both of them.
     """
-    distributed.MEETING = timedelta(seconds=2)
+    waiting.MEETING = timedelta(seconds=2)
     rank, found, port = int(os.environ["RANK"]), {}, os.environ["MASTER_PORT"]
     if rank == 0:
         found["alone"] = outcome(small())

@@ -15,7 +15,7 @@ import pytest
 import torch.distributed as dist
 from PIL import Image
 
-from skdeepcluster._engine import distributed
+from skdeepcluster._engine import distributed, waiting
 from skdeepcluster._engine.distributed import Group
 
 SCRIPT = Path(processes.__file__)
@@ -309,7 +309,7 @@ def test_a_process_without_the_variable_fits_by_itself(absent):
 
 
 def test_the_wait_before_the_training_ends_as_well(monkeypatch):
-    monkeypatch.setattr(distributed, "MEETING", timedelta(seconds=0.1))
+    monkeypatch.setattr(waiting, "MEETING", timedelta(seconds=0.1))
     group = group_of_one_left()
     with pytest.raises(dist.DistError) as error:
         group.exchange({"n_clusters": "3"})
@@ -318,7 +318,7 @@ def test_the_wait_before_the_training_ends_as_well(monkeypatch):
 
 
 def test_a_process_that_comes_too_late_is_told_so(monkeypatch):
-    monkeypatch.setattr(distributed, "MEETING", timedelta(seconds=0.1))
+    monkeypatch.setattr(waiting, "MEETING", timedelta(seconds=0.1))
     first, second = group_of_one_left(), group_of_one_left()
     second.rank, second.board = 1, first.board
     with pytest.raises(dist.DistError):
@@ -328,8 +328,8 @@ def test_a_process_that_comes_too_late_is_told_so(monkeypatch):
 
 
 def test_the_first_of_those_that_wait_says_so_once(monkeypatch):
-    monkeypatch.setattr(distributed, "MEETING", timedelta(seconds=0.2))
-    monkeypatch.setattr(distributed, "NOTICE", timedelta(0))
+    monkeypatch.setattr(waiting, "MEETING", timedelta(seconds=0.2))
+    monkeypatch.setattr(waiting, "NOTICE", timedelta(0))
     group, board = group_of_one_left(), dist.HashStore()
     group.rank = 1
     for there in (1, 3):
@@ -339,7 +339,7 @@ def test_the_first_of_those_that_wait_says_so_once(monkeypatch):
         token = distributed._current.set(group)
         try:
             for rank in (1, 3):
-                assert distributed._absent(board, "here", rank, 4, "end") == [0, 2]
+                assert waiting.absent(board, "here", rank, 4, "end") == [0, 2]
         finally:
             distributed._current.reset(token)
     (said,) = (str(w.message) for w in seen)

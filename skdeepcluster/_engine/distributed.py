@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from datetime import timedelta
@@ -22,15 +21,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .._warnings import warn
+from . import waiting
 
-# that a process waits for the others where they do what may take one much longer than
-# another: import, read all of X, load weights
-MEETING = timedelta(minutes=10)
-NOTICE = timedelta(seconds=30)  # after which it says for whom it waits there
 TIMEOUT = timedelta(seconds=60)  # that it waits for them in training
-FAREWELL = 5.0  # seconds in which all of them say why they end
-PAUSE = 0.05  # seconds between two looks at what they say
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of torchrun
 GLOO = re.compile(r"\bgloo[/\\]\S+:\d+\]")  # its errors name a line of its source
 
@@ -109,15 +102,16 @@ class Group:
         self._exchanges += 1
         place = f"exchange {self._exchanges}"
         self.board.set(f"{place}/{self.rank}", json.dumps(facts))
-        self.patience = MEETING
+        self.patience = waiting.MEETING
         late = f"{place}/late"
-        if _absent(self.board, place, self.rank, self.size, "ended"):
+        if waiting.absent(self.board, place, self.rank, self.size, "ended"):
             self.board.set(late, "")
             raise dist.DistError("others ended, or did not come in time")
         if self.board.check([late]):
+            seconds = f"{waiting.MEETING.total_seconds():g} seconds"
             raise RuntimeError(
                 f"Process {self.rank} read X, or loaded weights, for more than "
-                f"{MEETING.total_seconds():g} seconds longer than others: they gave up."
+                f"{seconds} longer than others: they gave up."
             )
         self.patience = TIMEOUT
         places = [f"{place}/{n}" for n in range(self.size)]
@@ -157,7 +151,7 @@ class Group:
 
     def _errors(self):
         """What the processes say of their end, by rank, once all do or time is up."""
-        _say_goodbye(self.board, self.size)
+        waiting.say_goodbye(self.board, self.size)
         ended = [n for n in range(self.size) if self.board.check([str(n)])]
         return {n: self.board.get(str(n)).decode() for n in ended}
 
@@ -245,11 +239,11 @@ def _meet(what):
         store = dist.distributed_c10d._get_default_store() if begun else _store(rank)
         number = store.add(f"skdeepcluster/trainings of {rank}", 1)  # as of any other
         board = dist.PrefixStore(f"skdeepcluster/{number}", store)
-        missing = _missing(board, rank, size, what)
+        missing = waiting.missing(board, rank, size, what)
         if not missing:
             theirs = [board.get(f"here/{n}").decode() for n in range(size)]
             if len(set(theirs)) > 1:
-                _say_goodbye(board, size)
+                waiting.say_goodbye(board, size)
                 _refuse([{"the class": each} for each in theirs])
             if not begun:
                 dist.init_process_group(
@@ -262,7 +256,7 @@ def _meet(what):
             return Group(board)
         told = (
             f"process {missing} was not started, has ended, or did not call fit within "
-            f"{MEETING.total_seconds():g} seconds of the first one that did"
+            f"{waiting.MEETING.total_seconds():g} seconds of the first one that did"
         )
         cause = None
     except RuntimeError as error:  # torch's own, of what it could not reach
@@ -280,61 +274,7 @@ def _meet(what):
 @functools.cache  # a second training meets where the first one did
 def _store(rank):
     # as if it were alone, since torch's own waiting does not say who is missing
-    return next(dist.rendezvous("env://", rank, 1, timeout=MEETING))[0]
-
-
-def _missing(board, rank, size, what):
-    """Wait for all processes; name those that did not come in time, for all others."""
-    board.set(f"here/{rank}", what)
-    absent = _absent(board, "here", rank, size, "missing")
-    if not board.check(["missing"]):  # else this one may be too late itself
-        if not absent:
-            return ""
-        board.set("missing", ", ".join(map(str, absent)))
-    missing = board.get("missing").decode()
-    _say_goodbye(board, size - len(missing.split(",")))
-    return missing
-
-
-def _absent(board, place, rank, size, end):
-    """Wait for all processes at a place, until time is up, or `end` is on the board.
-
-    Returns
-    -------
-    absent : list of int
-        Those that did not come.
-    """
-    names = [f"{place}/{n}" for n in range(size)]
-    began, told, most = time.monotonic(), False, MEETING.total_seconds()
-    while True:
-        ended = board.check([end])  # looked at first: who is there may end at once
-        if board.check(names):
-            return []
-        waited = time.monotonic() - began
-        absent = []
-        if ended or waited > most or (waited > NOTICE.total_seconds() and not told):
-            absent = [n for n in range(size) if not board.check([names[n]])]
-        if absent and (ended or waited > most):
-            return absent
-        if absent:
-            told = True
-            if rank == min(set(range(size)).difference(absent)):  # one is enough
-                warn(
-                    f"Process {rank} waits for process {', '.join(map(str, absent))} "
-                    "to call fit and to read X, and will do so for "
-                    f"{most - waited:.0f} seconds more.",
-                    RuntimeWarning,
-                    first_only=False,
-                )
-        time.sleep(PAUSE)
-
-
-def _say_goodbye(board, size):
-    """Wait a moment for that many to end: one of them has the board."""
-    board.add("ended", 1)
-    until = time.monotonic() + FAREWELL
-    while board.add("ended", 0) < size and time.monotonic() < until:
-        time.sleep(PAUSE)
+    return next(dist.rendezvous("env://", rank, 1, timeout=waiting.MEETING))[0]
 
 
 def _are_several():
