@@ -32,7 +32,8 @@ wheel:  ## what the wheel holds
 	python -m zipfile -l dist/*.whl
 
 oldest:  ## oldest supported scikit-learn and skorch, which hide those that are installed
-	pip install -q --no-deps --upgrade --target build/oldest "scikit-learn==1.6.*" "skorch==1.3.1"
+	rm -rf build/oldest
+	pip install -q --no-deps --target build/oldest "scikit-learn==1.6.*" "skorch==1.3.1"
 	PYTHONPATH=$(CURDIR)/build/oldest python -m pytest tests/test_sklearn.py tests/test_engine.py -k "not SCL and not StatDEC and not GCC and not MFCVAE"
 
 lock:  ## whether a change of the code changed a result, on the machine of the record

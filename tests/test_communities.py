@@ -293,18 +293,33 @@ def test_the_second_linkage_cuts_less(fewer, expected, monkeypatch):
     assert drawn == [280] * 20 and len(cuts) == 40
 
 
+ROWS = F.normalize(
+    torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=1
+)
+HOLED = ROWS.clone().index_fill_(0, torch.tensor([7]), float("nan"))
+
+
 @pytest.mark.parametrize(
-    ("n_clusters", "options", "match"),
+    ("rows", "n_clusters", "options", "error", "match"),
     [
-        (0, {}, "n_clusters=0 should be from 1 to the 50 rows"),
-        (51, {}, "n_clusters=51"),
-        (2, {"n_init": 0}, "n_init=0 should be 1 or more"),
-        (2, {"linkage": "normalised"}, "linkage='normalised' should be one of"),
+        (ROWS, 0, {}, ValueError, "n_clusters=0 should be from 1 to the 50 rows"),
+        (ROWS, 51, {}, ValueError, "n_clusters=51"),
+        (ROWS, 2, {"n_init": 0}, ValueError, "n_init=0 should be 1 or more"),
+        (ROWS, 2, {"linkage": "normalised"}, ValueError, "'normalised' should be one"),
+        (ROWS, 2.0, {}, TypeError, "n_clusters=2.0 should be an integer"),
+        (ROWS, True, {}, TypeError, "n_clusters=True should be an integer"),
+        (ROWS, 2, {"n_init": 1.5}, TypeError, "n_init=1.5 should be an integer"),
+        (HOLED, 2, {}, ValueError, "entries that are NaN or infinite"),
+        (1 / torch.zeros(9, 2), 2, {}, ValueError, "entries that are NaN or infinite"),
+        (ROWS.numpy(), 2, {}, TypeError, "floating-point numbers, but is float32"),
+        (ROWS.long(), 2, {}, TypeError, "floating-point numbers, but is torch.int64"),
+        (ROWS[0], 2, {}, ValueError, r"the shape \(n, d\).* but has \(3,\)"),
+        (ROWS[None], 2, {}, ValueError, r"but has \(1, 50, 3\)"),
+        (ROWS[:, :0], 2, {}, ValueError, r"but has \(50, 0\)"),
     ],
 )
-def test_what_cannot_be_used(n_clusters, options, match):
-    rows = F.normalize(torch.randn(50, 3), dim=1)
-    with pytest.raises(ValueError, match=match):
+def test_what_cannot_be_used(rows, n_clusters, options, error, match):
+    with pytest.raises(error, match=match):
         neighbor_communities(rows, n_clusters, **options)
 
 

@@ -8,7 +8,8 @@ for ``real_images.py``, and not part of the project; labels are used to score on
 
 import time
 
-from methods import fit, method_options, resume
+import numpy as np
+from methods import fit, measure, method_options
 from real_images import read
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -23,7 +24,7 @@ def run(args, pack, n_clusters, method, seed):
     return {
         "n": len(X),
         "cpu_seconds": time.process_time() - cpu,
-        "found": len(model.cluster_sizes_),
+        "found": len(np.unique(model.labels_)),
         "nmi": normalized_mutual_info_score(y, model.labels_),
         "ari": adjusted_rand_score(y, model.labels_),
     }
@@ -38,7 +39,7 @@ def main():
     )
     parser.add_argument("--clusters", type=int, nargs="+", default=(2, 5, 20, 50))
     args = parser.parse_args()
-    resume(args, "granularity.py", run, KEY, [args.clusters])
+    measure(args, "granularity.py", KEY, run, args.clusters)
 
 
 if __name__ == "__main__":

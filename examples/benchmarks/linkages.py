@@ -82,9 +82,14 @@ def run(args, pack, ratio, seed):
     X, y = read(args.packs, pack, None, seed)
     if ratio > 1:
         X, y = make_long_tail(
-            X, y, ratio=ratio, n_samples=args.n, order="random", random_state=seed
+            X,
+            y,
+            ratio=ratio,
+            n_samples=args.n or None,
+            order="random",
+            random_state=seed,
         )
-    X, y = X[: args.n], y[: args.n]
+    X, y = X[: args.n or None], y[: args.n or None]
     k = len(np.unique(y))
     model = DigPro(k, e_step="kmeans", random_state=seed, **CONTRAST_ONLY).fit(X)
     features = torch.from_numpy(model.transform(X))

@@ -10,7 +10,7 @@ for ``real_images.py``, and not part of the project.
 import time
 
 import numpy as np
-from methods import fit, method_options, resume
+from methods import fit, measure, method_options
 from real_images import read, scores
 
 from skdeepcluster.datasets import make_long_tail
@@ -60,7 +60,7 @@ def main():
     )
     parser.add_argument("--ratios", type=float, nargs="+", default=(1, 10, 50))
     args = parser.parse_args()
-    resume(args, "long_tail.py", run, KEY, [args.ratios])
+    measure(args, "long_tail.py", KEY, run, args.ratios)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ CHANGED = {
         "StatDEC, no clustering loss": {"cluster_weight": 0.0},
         "StatDEC, equal sizes": {"cardinality_power": 1.0},
         "StatDEC, average pooling": {"pooling": "avg"},
-        "StatDEC, debiased": {"tau_plus": 0.1},
+        "StatDEC, k-means, debiased": {"init": "kmeans", "tau_plus": 0.1},
         "StatDEC, two trunks": {"share_trunk": False},
     },
     GCC: {
@@ -64,17 +64,35 @@ NAMES = [*peers.PIXELS, *METHODS]
 def method_options(doc, methods=NAMES, **defaults):
     """The options of a script that fits rows of the tables on packs of images."""
     parser = record.pack_options(doc, methods=methods, **defaults)
-    parser.add_argument("--methods", nargs="+", choices=NAMES, metavar="METHOD")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=NAMES,
+        metavar="METHOD",
+        help=f"of {', '.join(map(repr, NAMES))}",
+    )
+    parser.add_argument("--device", default="auto", help="of our methods")
     return parser
 
 
-def resume(args, script, run, key, values=()):
-    """Run ``run(args, *key)`` of each pack, other value, method and seed: a record."""
+def measure(args, script, names, run, *values):
+    """Run what a record lacks: of each pack, further value, method and seed.
+
+    Parameters
+    ----------
+    args : Namespace
+        Of :func:`method_options`.
+    script, names
+        As :func:`record.resume` takes them.
+    run : callable
+        Maps ``args`` and the values of ``names`` to a dict of what was measured.
+    *values : sequence
+        What else the runs differ in, between pack and method.
+    """
     if any("UMAP" in method for method in args.methods):
         peers.warm_up()
     keys = itertools.product(args.names, *values, args.methods, args.seeds)
-    record.resume(args, script, key, keys, partial(run, args))
+    record.resume(args, script, names, keys, partial(run, args))
 
 
 def fit(name, n_clusters, X, seed, device="auto"):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import record
 import torch
-from methods import fit, method_options, resume
+from methods import fit, measure, method_options
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from skorch.callbacks import Callback
 
@@ -39,7 +39,11 @@ def pack(folder, name):
     """Images and labels of a pack, or scikit-learn's digits, which need no file."""
     if name == "digits":
         return load_digits_images()
-    found = np.load(Path(folder) / f"{name}.npz")
+    path = Path(folder) / f"{name}.npz"
+    if not path.exists():
+        known = sorted(each.stem for each in Path(folder).glob("*.npz"))
+        raise SystemExit(f"No pack {name!r}: the folder has {', '.join(known)}.")
+    found = np.load(path)
     return found["images"], found["labels"]
 
 
@@ -136,7 +140,7 @@ def main():
         )
         record.write_runs(args, "real_images.py", curves=found)
         return
-    resume(args, "real_images.py", run, KEY)
+    measure(args, "real_images.py", KEY, run)
 
 
 if __name__ == "__main__":

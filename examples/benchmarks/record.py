@@ -83,12 +83,14 @@ def pack_options(doc, **defaults):
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--packs", required=True, help="folder of the .npz files")
-    parser.add_argument("--names", nargs="+", help="of packs")
-    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument(
+        "--names", nargs="+", help="of packs; digits, which need no file, are one, too"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", help="of draws and methods")
     parser.add_argument("--n", type=int, help="images that are drawn; 0: all")
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    parser.add_argument("--json")
+    parser.add_argument("--json", help="record to write, or to go on with")
     parser.set_defaults(**{"seeds": (0, 1, 2, 3, 4), **defaults})
     return parser
 
@@ -114,7 +116,9 @@ def resume(args, script, names, keys, run, **result):
     threads = getattr(args, "threads", None)
     if threads:
         torch.set_num_threads(threads)
-    before = stored(args.json)
+    before, script = stored(args.json), f"examples/benchmarks/{script}"
+    if before.get("script", script) != script:
+        raise SystemExit(f"{args.json} is of {before['script']}. Name another record.")
     parts, runs = [*before["parts"], part(args)], before["runs"]
     have = {tuple(row[name] for name in names) for row in runs}
     missing = (key for key in keys if key not in have)
@@ -124,7 +128,7 @@ def resume(args, script, names, keys, run, **result):
         print(row, flush=True)
         write(
             args.json,
-            script=f"examples/benchmarks/{script}",
+            script=script,
             **result,
             parts=parts,
             runs=runs,

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from . import waiting
 
-TIMEOUT = timedelta(seconds=60)  # that it waits for them in training
+TIMEOUT = timedelta(seconds=60)  # that a process waits for the others in training
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of torchrun
 GLOO = re.compile(r"\bgloo[/\\]\S+:\d+\]")  # its errors name a line of its source
 
