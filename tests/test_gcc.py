@@ -128,7 +128,8 @@ def test_kmeans_assignment():
 
 
 def test_a_round_that_changes_too_much_is_undone():
-    X = np.random.default_rng(0).integers(0, 256, (60, 8, 8)).astype(np.uint8)
+    # of some draws of noise a round empties a cluster, and is undone for that
+    X = np.random.default_rng(4).integers(0, 256, (60, 8, 8)).astype(np.uint8)
     strict = make("real", max_epochs=6, max_change=0.0, pretraining=0.3)
     with pytest.warns(ConvergenceWarning, match=r"undone.*max_change=0\)") as caught:
         model = strict.fit(X)
