@@ -42,7 +42,8 @@ def pack(folder, name):
     path = Path(folder) / f"{name}.npz"
     if not path.exists():
         known = sorted(each.stem for each in Path(folder).glob("*.npz"))
-        raise SystemExit(f"No pack {name!r}: the folder has {', '.join(known)}.")
+        packs = ", ".join(known) or "none"
+        raise SystemExit(f"There is no pack {str(path)!r}. Packs of the folder: {packs}.")
     found = np.load(path)
     return found["images"], found["labels"]
 
