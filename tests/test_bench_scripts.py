@@ -37,5 +37,5 @@ def test_records_of_other_scripts_and_packs_are_refused(tmp_path):
     record(path, "real_images.py", "--n", 60, *options)
     with pytest.raises(SystemExit, match=r"is of .*real_images.py. Name another"):
         record(path, "long_tail.py", "--ratios", 10, *options)
-    with pytest.raises(SystemExit, match="no pack .*nosuch.npz'. Packs of the folder: none"):
+    with pytest.raises(SystemExit, match="nosuch.npz'. Its folder has: none"):
         record(path, "real_images.py", "--names", "nosuch", *options)

@@ -43,7 +43,7 @@ def pack(folder, name):
     if not path.exists():
         known = sorted(each.stem for each in Path(folder).glob("*.npz"))
         packs = ", ".join(known) or "none"
-        raise SystemExit(f"There is no pack {str(path)!r}. Packs of the folder: {packs}.")
+        raise SystemExit(f"There is no pack {str(path)!r}. Its folder has: {packs}.")
     found = np.load(path)
     return found["images"], found["labels"]
 
