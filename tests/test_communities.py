@@ -311,7 +311,7 @@ HOLED = ROWS.clone().index_fill_(0, torch.tensor([7]), float("nan"))
         (ROWS, 2, {"n_init": 1.5}, TypeError, "n_init=1.5 should be an integer"),
         (HOLED, 2, {}, ValueError, "entries that are NaN or infinite"),
         (1 / torch.zeros(9, 2), 2, {}, ValueError, "entries that are NaN or infinite"),
-        (ROWS.numpy(), 2, {}, TypeError, "floating-point numbers, but is float32"),
+        (ROWS.numpy(), 2, {}, TypeError, "floating-point numbers, but is ndarray"),
         (ROWS.long(), 2, {}, TypeError, "floating-point numbers, but is torch.int64"),
         (ROWS[0], 2, {}, ValueError, r"the shape \(n, d\).* but has \(3,\)"),
         (ROWS[None], 2, {}, ValueError, r"but has \(1, 50, 3\)"),

@@ -83,9 +83,7 @@ def pack_options(doc, **defaults):
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--packs", required=True, help="folder of the .npz files")
-    parser.add_argument(
-        "--names", nargs="+", help="of packs; digits, which need no file, are one, too"
-    )
+    parser.add_argument("--names", nargs="+", help="of packs; digits needs no file")
     parser.add_argument("--seeds", type=int, nargs="+", help="of draws and methods")
     parser.add_argument("--n", type=int, help="images that are drawn; 0: all")
     parser.add_argument("--threads", type=int, help="of torch")
@@ -133,6 +131,8 @@ def resume(args, script, names, keys, run, **result):
             parts=parts,
             runs=runs,
         )
+    if len(runs) == len(have):
+        print(f"{args.json} lacks none of these runs.")
 
 
 def _row(run, names, key, threads):
